@@ -1,0 +1,22 @@
+"""How every command ends: a user's mistake is one clear line on rank 0 and exit status 1 on all ranks."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from pretrain.errors import DiptychError
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> int:
+    """Runs ``main(argv)``; prints a :class:`DiptychError` without a traceback.
+
+    Only rank 0 prints: the others stop for the same reason (``distributed.agree`` sees to that).
+    """
+    try:
+        return main(sys.argv[1:])
+    except DiptychError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,240 @@
+"""From YAML and ``key=value`` overrides to a checked :class:`~pretrain.config.Config`, and back."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from pretrain.config import Config
+from pretrain.errors import DiptychError
+from pretrain.objectives import OBJECTIVES
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice (PyYAML keeps the last one silently)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config; without a path, the embedded default.
+
+    Args:
+        path: YAML file.
+        overrides: ``dotted.key=value``, the value in YAML; a number in the key is a list index.
+
+    Raises:
+        DiptychError: Lists every problem with its path and, for an unknown key, the nearest known one.
+    """
+    tree = _read_yaml(path) if path else {}
+    problems = [problem for override in overrides if (problem := _apply(tree, override))]
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        problems += [_describe(item) for item in error.errors()]
+    else:
+        problems += list(_contradictions(config))
+    if problems:
+        name = str(path) if path else "the command line"
+        head = f"{name}: {len(problems)} problem" + ("s" if len(problems) > 1 else "")
+        raise DiptychError("\n  ".join([head, *problems]))
+    return config
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Splits ``[CONFIG.yaml] key=value ...`` into the path and the overrides."""
+    if argv and "=" not in argv[0]:
+        return Path(argv[0]), list(argv[1:])
+    return None, list(argv)
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML that :func:`load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, width=100)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The settings that make a run this run, as flat dotted keys: all but those that a resumption may change."""
+    return {key: value for key, value, field in _leaves(config) if not _is_free(field)}
+
+
+def config_fingerprint(config: Config) -> str:
+    """SHA-256 over :func:`identity`."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()
+
+
+def settings_help() -> str:
+    """Every setting with its default and meaning, one line each."""
+    lines = []
+    for key, default, field in _leaves(Config()):
+        shown = yaml.safe_dump(default, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+        lines.append(f"  {key} = {shown}\n      {field.description}")
+    return "\n".join(lines)
+
+
+def _leaves(section: BaseModel, prefix: str = "", inherited: bool = False) -> Iterator[tuple[str, Any, FieldInfo]]:
+    for name, field in type(section).model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        value = getattr(section, name)
+        free = inherited or _is_free(field)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{key}.", free)
+        else:
+            dumped = section.model_dump(mode="json", include={name})[name]
+            if free and not _is_free(field):
+                field = FieldInfo(description=field.description, json_schema_extra={"free_on_resume": True})
+            yield key, dumped, field
+
+
+def _is_free(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("free_on_resume"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DiptychError(f"config {path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise DiptychError(f"config {path}: not valid UTF-8 at byte {error.start}") from None
+    try:
+        tree = yaml.load(text, _UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise DiptychError(f"{path}:{line}: invalid YAML: {error.problem}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise DiptychError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> str | None:
+    """Sets one ``key=value`` in the tree; returns what is wrong with it."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        return f"{override!r}: expected key=value, e.g. train.steps=100"
+    try:
+        value = yaml.load(text, _UniqueKeyLoader)
+    except yaml.YAMLError:
+        return f"{key}: {text!r} is no valid YAML value"
+    *parents, last = key.split(".")
+    node: Any = tree
+    for part in parents:
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, dict):
+            node = node.setdefault(part, {})
+        else:
+            return f"{key}: no such place in the config"
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        return f"{key}: no such place in the config"
+    return None
+
+
+def _describe(error: Any) -> str:
+    """One pydantic error as ``path: what is wrong``."""
+    location = [part for part in error["loc"] if part not in _source_tags()]
+    key = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = _nearest(str(error["loc"][-1]), known)
+        prefix = key.rpartition(".")[0]
+        if near:
+            return f"{key}: unknown key; did you mean {prefix + '.' if prefix else ''}{near}?"
+        elsewhere = [
+            path for path, _, _ in _leaves(Config()) if path.rpartition(".")[2] == str(error["loc"][-1])
+        ]
+        if elsewhere:
+            return f"{key}: unknown key; did you mean {elsewhere[0]}?"
+        return f"{key}: unknown key; known here: {', '.join(known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input", PydanticUndefined)
+    shown = "" if given is PydanticUndefined or isinstance(given, dict | BaseModel) else f" (given {given!r})"
+    return f"{key}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _nearest(word: str, known: Sequence[str]) -> str | None:
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def _source_types() -> dict[str, type[BaseModel]]:
+    """Source models by their tag."""
+    union = Config.model_fields["data"].annotation.model_fields["sources"].annotation  # type: ignore[union-attr]
+    annotated = get_args(union)[0]
+    members = get_args(get_args(annotated)[0])
+    return {get_args(member.model_fields["type"].annotation)[0]: member for member in members}
+
+
+def _source_tags() -> set[str]:
+    return set(_source_types())
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    """The keys of the section at a pydantic error location."""
+    model: Any = Config
+    for part in location:
+        if part in _source_types():
+            model = _source_types()[part]
+        elif isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(part) or next(
+                (candidate for candidate in model.model_fields.values() if candidate.alias == part), None
+            )
+            model = field.annotation if field else None
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return [field.alias or name for name, field in model.model_fields.items()]
+    return []
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    """Rules that span several settings."""
+    objective, train, data = config.objective, config.train, config.data
+    if objective.distance not in OBJECTIVES:
+        near = _nearest(objective.distance, list(OBJECTIVES))
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(OBJECTIVES)}"
+        yield f"objective.distance: unknown distance {objective.distance!r}; {hint}"
+    elif objective.group_rows > 1 and not OBJECTIVES[objective.distance].couples_pairs:
+        yield f"objective.group_rows: {objective.distance} compares no pairs with each other; leave it at 1"
+    if train.rows_per_step % objective.group_rows:
+        yield (
+            f"objective.group_rows: {objective.group_rows} does not divide train.rows_per_step {train.rows_per_step}"
+        )
+    if objective.gamma == 0 and objective.lambda_ == 0:
+        yield "objective.gamma: gamma and lambda are both 0, nothing would be trained"
+    distinct = 1 if objective.repeat_predictor else objective.predictors
+    if objective.predictors and distinct > config.tokenizer.predictor_tokens:
+        yield (
+            f"objective.predictors: needs {distinct} [PRED] tokens, but tokenizer.predictor_tokens is "
+            f"{config.tokenizer.predictor_tokens}"
+        )
+    if data.views[0] == data.views[1]:
+        yield f"data.views: names {data.views[0]!r} twice"
+    for key in ("sources", "heldout_sources"):
+        for index, source in enumerate(getattr(data, key)):
+            for view in data.views:
+                if view not in source.view_names():
+                    yield f"data.{key}.{index}: has views {', '.join(source.view_names())}, but data.views asks {view!r}"
+    if config.deepspeed.offload_parameters and config.deepspeed.zero_stage != 3:
+        yield "deepspeed.offload_parameters: needs deepspeed.zero_stage 3"
+    if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
+        yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"

@@ -1,0 +1,137 @@
+"""The DeepSpeed configuration, generated from ours by one function: users never write DeepSpeed JSON.
+
+DeepSpeed swallows unknown top-level keys silently (seen in 0.19.8), so what ``deepspeed.extra`` adds is checked here.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from pretrain.config import Config
+from pretrain.errors import DiptychError
+
+EXTRA_KEYS = (
+    "aio",
+    "bf16",
+    "comms_logger",
+    "communication_data_type",
+    "dump_state",
+    "flops_profiler",
+    "gradient_predivide_factor",
+    "memory_breakdown",
+    "prescale_gradients",
+    "steps_per_print",
+    "timers",
+    "wall_clock_breakdown",
+    "zero_optimization",
+)
+"""Top-level DeepSpeed keys that ``deepspeed.extra`` may set."""
+
+OWN_KEYS = {
+    "train_batch_size": "train.rows_per_step",
+    "train_micro_batch_size_per_gpu": "train.micro_batch_rows",
+    "gradient_accumulation_steps": "train.rows_per_step and train.micro_batch_rows",
+    "gradient_clipping": "optimizer.clip",
+    "optimizer": "optimizer",
+    "scheduler": "optimizer.schedule",
+    "bf16.enabled": "train.precision",
+    "fp16": "train.precision",
+    "zero_optimization.stage": "deepspeed.zero_stage",
+    "zero_allow_untested_optimizer": "optimizer.name",
+    "zero_force_ds_cpu_optimizer": "optimizer.name",
+    "activation_checkpointing": "model.activation_checkpointing",
+    "checkpoint": "checkpoint",
+    "tensorboard": "logging.tensorboard",
+}
+"""Keys that are generated, and the setting of ours that decides each."""
+
+
+def deepspeed_config(
+    config: Config, *, micro_batch_rows: int, accumulation: int, world_size: int, bfloat16: bool
+) -> dict[str, Any]:
+    """The configuration for ``deepspeed.initialize``.
+
+    Args:
+        config: The run's config.
+        micro_batch_rows: Rows per rank and forward pass.
+        accumulation: Forward passes per optimizer step.
+        world_size: Ranks.
+        bfloat16: Compute in bfloat16 with float32 master weights, else in float32.
+
+    Raises:
+        DiptychError: ``deepspeed.extra`` has an unknown key or one that is generated.
+    """
+    ours = config.deepspeed
+    zero: dict[str, Any] = {"stage": ours.zero_stage}
+    if ours.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if ours.offload_parameters:
+        zero["offload_param"] = {"device": "cpu"}
+    if config.optimizer.name == "muon":
+        zero["reduce_scatter"] = False  # Muon needs whole gradients; DeepSpeed refuses the combination
+    generated: dict[str, Any] = {
+        "train_batch_size": micro_batch_rows * accumulation * world_size,
+        "train_micro_batch_size_per_gpu": micro_batch_rows,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.optimizer.clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    if bfloat16:
+        generated["bf16"] = {"enabled": True}
+    _check_extra(ours.extra)
+    return _merged(generated, ours.extra)
+
+
+def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in extra.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    problems = []
+    for key, value in extra.items():
+        place = f"deepspeed.extra.{key}"
+        if key in OWN_KEYS:
+            problems.append(f"{place}: generated; set {OWN_KEYS[key]} instead")
+        elif key not in EXTRA_KEYS:
+            near = difflib.get_close_matches(key, [*EXTRA_KEYS, *OWN_KEYS], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(EXTRA_KEYS)}"
+            problems.append(f"{place}: unknown DeepSpeed key; {hint}")
+        elif key in ("zero_optimization", "bf16"):
+            problems += _section_problems(key, value)
+    if problems:
+        raise DiptychError("\n  ".join([f"deepspeed.extra: {len(problems)} problem(s)", *problems]))
+
+
+def _section_problems(section: str, value: Any) -> list[str]:
+    """Checks a section against DeepSpeed's own model of it."""
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    place = f"deepspeed.extra.{section}"
+    if not isinstance(value, Mapping):
+        return [f"{place}: expected a mapping, found {value!r}"]
+    problems = [
+        f"{place}.{key}: generated; set {OWN_KEYS[f'{section}.{key}']} instead"
+        for key in value
+        if f"{section}.{key}" in OWN_KEYS
+    ]
+    model = {"zero_optimization": DeepSpeedZeroConfig, "bf16": DeepSpeedBF16Config}[section]
+    known = [field.alias or name for name, field in model.model_fields.items()]
+    try:
+        model(**value)
+    except ValidationError as error:
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"])
+            near = difflib.get_close_matches(key, known, n=1) if item["type"] == "extra_forbidden" else []
+            hint = f"; did you mean {near[0]}?" if near else ""
+            reason = "unknown DeepSpeed key" if item["type"] == "extra_forbidden" else item["msg"]
+            problems.append(f"{place}.{key}: {reason}{hint}")
+    return problems

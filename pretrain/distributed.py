@@ -1,0 +1,112 @@
+"""Ranks: starting the process group and the few collectives that are not DeepSpeed's."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from pretrain.errors import DiptychError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others.
+
+    Attributes:
+        rank: Number of this process.
+        world_size: Number of processes.
+        device: Where this process computes.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that prints and writes shared files."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Waits until all ranks are here. Collective."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums numbers over all ranks. Collective."""
+        numbers = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(numbers)
+        return [float(number) for number in numbers.tolist()]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of ranks. Collective; for small objects."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[T] = [value] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def agree(self, action: Callable[[], T]) -> T:
+        """Runs an action on every rank; if it fails on any, all stop with the first failure. Collective.
+
+        Raises:
+            DiptychError: Some rank's action raised one, or an ``OSError``.
+        """
+        problem, result = None, None
+        try:
+            result = action()
+        except DiptychError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"{error.filename or 'file system'}: {error.strerror or error}"
+        problems = [text for text in self.gather(problem) if text is not None]
+        if problems:
+            raise DiptychError(problems[0])
+        return result  # type: ignore[return-value]
+
+    def main_first(self, action: Callable[[], T]) -> T:
+        """Runs an action on rank 0, then on the others (who find its result on disk). Collective."""
+        result = self.agree(lambda: action() if self.is_main else None)
+        later = self.agree(lambda: None if self.is_main else action())
+        return result if self.is_main else later  # type: ignore[return-value]
+
+
+def start_ranks(timeout_minutes: int) -> Ranks:
+    """Joins the process group that the launcher's environment describes (none: a group of one process)."""
+    import deepspeed
+    import deepspeed.ops
+
+    # DeepSpeed would compile a shared-memory collective on the CPU at the first start (minutes, needs g++); gloo alone
+    # serves as well (deepspeed 0.19.8, accelerator/cpu_accelerator.py, comm/torch.py).
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    if os.environ["WORLD_SIZE"] == "1" and "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    accelerator.set_device(local_rank)
+    deepspeed.init_distributed(
+        dist_backend=accelerator.communication_backend_name(),
+        timeout=timedelta(minutes=timeout_minutes),
+        verbose=False,
+    )
+    device = torch.device(accelerator.device_name(local_rank) if accelerator.device_name() != "cpu" else "cpu")
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

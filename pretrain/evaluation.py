@@ -1,0 +1,122 @@
+"""Held-out evaluation: language-model loss, objective, representation health and sample texts.
+
+The objective's branches are always laid out here, also for a run with lambda = 0: they do not change the language-model
+loss, and both arms of a comparison get the same health figures.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain.batch import BatchBuilder
+from pretrain.branches import Branches
+from pretrain.config import Config
+from pretrain.corpus import Corpus
+from pretrain.distributed import Ranks
+from pretrain.health import health
+from pretrain.objectives.mixed import MixedObjective
+from pretrain.packing import plan_epoch
+from pretrain.schedule import Schedule
+from pretrain.tokenizer import Tokenizer
+
+
+class Evaluator:
+    """Evaluates the engine on a fixed set of held-out rows."""
+
+    def __init__(
+        self, config: Config, corpus: Corpus, tokenizer: Tokenizer, branches: Branches, ranks: Ranks
+    ) -> None:
+        self.config = config
+        self.corpus = corpus
+        self.tokenizer = tokenizer
+        self.ranks = ranks
+        self.builder = BatchBuilder(corpus.heldout, branches, config.packing.row_length, tokenizer.pad)
+        plan = plan_epoch(
+            corpus.heldout.lengths,
+            corpus.heldout.complete,
+            branches,
+            config.packing.row_length,
+            seed=config.run.seed,
+            epoch=0,
+            branched=True,
+        )
+        self.num_rows = min(config.evaluation.max_rows, plan.num_rows)
+        # One "step" of the schedule is the whole evaluation, so ranks share its rows as they share a training step's.
+        self.schedule = Schedule(
+            lambda epoch: plan,
+            rows_per_step=self.num_rows,
+            micro_batch_rows=config.train.micro_batch_rows,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            group_rows=config.objective.group_rows,
+        )
+        self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
+        self.num_bytes = self._labelled_bytes(plan.examples[: plan.offsets[self.num_rows]].tolist())
+
+    def run(self, engine: Any) -> dict[str, float]:
+        """Metrics by name. Collective."""
+        step = self.schedule.step(0)
+        lm_sum = pair_sum = 0.0
+        num_pairs = 0
+        embeddings: list[tuple[Tensor, Tensor, Tensor]] = []
+        engine.eval()
+        with torch.no_grad():
+            for micro_batch in step.micro_batches:
+                batch = self.builder.build(micro_batch).to(self.ranks.device)
+                part, states = engine(batch)
+                lm_sum += float(part)
+                num_pairs += len(batch.groups)
+                pair_sum += float(self.objective.distances(states, batch).sum()) if batch.pair_capacity else 0.0
+                if len(batch.groups):
+                    spans = (batch.source_spans, batch.target_spans, batch.prediction_spans)
+                    source, target, prediction = (self.objective.pool(states, part).cpu() for part in spans)
+                    embeddings.append((source, target, prediction))
+        engine.train()
+        lm_sum, pair_sum, pairs = self.ranks.sum(lm_sum, pair_sum, num_pairs)
+        metrics = {
+            "eval/lm_loss": lm_sum / step.num_labels,
+            "eval/bits_per_byte": lm_sum / math.log(2) / self.num_bytes,
+            "eval/pair_loss": pair_sum / max(1.0, pairs),
+        }
+        return metrics | {f"health/{name}": value for name, value in self._health(embeddings).items()}
+
+    def samples(self, engine: Any) -> list[tuple[str, str]]:
+        """Held-out prompts and their greedy continuations. Collective: every rank generates the same."""
+        config = self.config.evaluation
+        conditional = self.config.packing.layout == "conditional"
+        texts = []
+        lm = engine.module.lm
+        attention = lm.config._attn_implementation
+        engine.eval()
+        lm.set_attn_implementation("sdpa")
+        for index in range(min(config.prompts, len(self.corpus.heldout))):
+            tokens = list(self.corpus.heldout.views(index)[0].tokens)
+            prompt = [self.tokenizer.bos, *(tokens if conditional else tokens[: config.prompt_tokens])]
+            ids = torch.tensor([prompt], device=self.ranks.device)
+            with torch.no_grad():
+                output = lm.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=False,
+                    max_new_tokens=config.new_tokens,
+                    eos_token_id=self.tokenizer.eos,
+                    pad_token_id=self.tokenizer.pad,
+                )
+            texts.append((self.tokenizer.decode(prompt), self.tokenizer.decode(output[0, len(prompt) :].tolist())))
+        lm.set_attn_implementation(attention)
+        engine.train()
+        return texts
+
+    def _health(self, embeddings: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
+        local = tuple(torch.cat(parts) for parts in zip(*embeddings, strict=True)) if embeddings else None
+        gathered = [part for part in self.ranks.gather(local) if part is not None]
+        limit = self.config.evaluation.health_pairs
+        source, target, prediction = (torch.cat(parts)[:limit] for parts in zip(*gathered, strict=True))
+        return health(source, target, prediction if self.config.objective.predictors else None)
+
+    def _labelled_bytes(self, examples: list[int]) -> int:
+        """UTF-8 bytes of the views that carry the language-model loss."""
+        labelled = slice(1, 2) if self.config.packing.layout == "conditional" else slice(0, 2)
+        return int(self.corpus.heldout.num_bytes[examples, labelled].sum())

@@ -1,0 +1,343 @@
+"""The model: a Hugging Face causal LM built from a config, with first values that depend on the seed alone."""
+
+import copy
+import difflib
+import inspect
+from contextlib import ExitStack
+from dataclasses import fields as dataclass_fields
+from typing import Any, Literal, NamedTuple
+
+import deepspeed
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.initialization import no_init_weights
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from pretrain.errors import DiptychError
+from pretrain.initialization import initialize, meta_model
+
+_TOKENIZER = "it comes from the tokenizer"
+_NOT_OURS_TO_TAKE = {
+    "vocab_size": _TOKENIZER,
+    "bos_token_id": _TOKENIZER,
+    "eos_token_id": _TOKENIZER,
+    "pad_token_id": _TOKENIZER,
+    "model_type": "it is model.type",
+    "architectures": "it follows from model.type",
+    "dtype": "the run's precision decides it",
+    "torch_dtype": "the run's precision decides it",
+    "attn_implementation": "it is model.attention",
+    "transformers_version": "transformers writes it",
+}
+# Keyword arguments without a field of their own that transformers 5.23 still folds into rope_parameters.
+_ROPE_KEYWORDS = ("rope_theta", "rope_scaling")
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_HF_ATTENTION = {"sdpa": "sdpa", "flex": "flex_attention"}
+
+
+class ModelConfig(BaseModel):
+    """The section ``model`` of a pre-training config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str = Field("llama", description="Hugging Face model_type of a causal language model, such as llama or gpt2.")
+    fields: dict[str, Any] = Field(
+        default_factory=lambda: {
+            "hidden_size": 512,
+            "intermediate_size": 1408,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "tie_word_embeddings": False,
+        },
+        description="Fields of that model's Hugging Face config, such as hidden_size. The vocabulary size and the"
+        " special ids come from the tokenizer.",
+    )
+    attention: Literal["auto", "sdpa", "flex"] = Field(
+        "auto", description="Attention kernel. auto: flex on CUDA where the model has it, sdpa elsewhere."
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Recompute each block in the backward pass (non-reentrant): less memory, about 1.3x the time.",
+    )
+
+    @model_validator(mode="after")
+    def _fields_belong_to_type(self) -> "ModelConfig":
+        if "type" in self.model_fields_set and self.type != "llama" and "fields" not in self.model_fields_set:
+            raise ValueError(f"model.fields: give the sizes of the {self.type!r} model (the default sizes are llama's)")
+        return self
+
+
+class ParameterCounts(NamedTuple):
+    """Numbers of parameters; shared parameters count once, so ``total - embedding - head`` are the blocks'.
+
+    Attributes:
+        total: All parameters.
+        embedding: The token embedding, a table of which a token reads one row; 0 if it is tied to the head.
+        head: The output head, a matrix product for every label.
+    """
+
+    total: int
+    embedding: int
+    head: int
+
+
+def hf_config(
+    config: ModelConfig, *, vocab_size: int, bos: int | None, eos: int | None, pad: int | None, positions: int
+) -> Any:
+    """Turns the section ``model`` into a checked Hugging Face config.
+
+    The model is built once on the meta device, so sizes that do not fit together are found here, before any work.
+
+    Args:
+        config: The section ``model``.
+        vocab_size: Rows of the embedding.
+        bos: Id that starts a text, if the tokenizer has one.
+        eos: Id that ends a text.
+        pad: Id of the padding; its embedding starts as zeros.
+        positions: How many positions the longest example needs.
+
+    Raises:
+        DiptychError: If type or fields are unknown, do not fit together, or describe a model that packed training
+            with a tree-shaped mask cannot train.
+    """
+    known_types = {name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in CONFIG_MAPPING}
+    if config.type not in known_types:
+        why = "has no causal language model" if config.type in CONFIG_MAPPING else "is no Hugging Face model type"
+        raise DiptychError(f"model.type: {config.type!r} {why} in transformers{_nearest(config.type, known_types)}")
+    config_class = CONFIG_MAPPING[config.type]
+    given = _checked_fields(config, config_class)
+
+    position_field = config_class.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    if any(field.name == position_field for field in dataclass_fields(config_class)):
+        available = given.setdefault(position_field, max(positions, getattr(config_class, position_field, 0) or 0))
+        if isinstance(available, int) and available < positions:
+            raise DiptychError(
+                f"model.fields.{position_field}: {available} positions, but the longest example needs {positions}."
+                " Raise it, or shorten the examples"
+            )
+    try:
+        result = config_class(
+            **given, vocab_size=vocab_size, bos_token_id=bos, eos_token_id=eos, pad_token_id=pad, use_cache=True
+        )
+        _refuse_config(config.type, result, positions)
+        twin = meta_model(result)
+    except DiptychError:
+        raise
+    except Exception as error:  # whatever transformers raises here is about the user's values
+        message = " ".join(str(error).split())
+        raise DiptychError(f"model.fields: transformers refuses this {config.type!r} config: {message}") from error
+    _refuse_model(config.type, twin)
+    check_plain_head(twin)
+    return result
+
+
+def build_model(
+    hf_config: Any, *, seed: int, zero3_config: dict[str, Any] | None, dtype: torch.dtype, attention: str
+) -> Any:
+    """Builds the model and initialises it; the same bits for any number of ranks and any ZeRO stage.
+
+    Collective on all ranks if ``zero3_config`` is given: the parameters are partitioned while they are created, so the
+    model need not fit into one rank's memory.
+
+    Args:
+        hf_config: From :func:`hf_config`; it is not changed.
+        seed: Seed of the run.
+        zero3_config: The run's DeepSpeed config if it is ZeRO stage 3, else None.
+        dtype: dtype of the parameters. First values are computed in float32 and then rounded.
+        attention: ``sdpa`` or ``flex``.
+    """
+    if is_deepspeed_zero3_enabled():
+        raise DiptychError(
+            "an HfDeepSpeedConfig is alive: transformers would partition the model a second time. Drop it"
+        )
+    with ExitStack() as stack:
+        stack.enter_context(no_init_weights())  # all values are written below; transformers' own would be lost work
+        if zero3_config is not None:
+            stack.enter_context(deepspeed.zero.Init(config_dict_or_path=zero3_config))
+        try:
+            model = AutoModelForCausalLM.from_config(
+                copy.deepcopy(hf_config), dtype=dtype, attn_implementation=_HF_ATTENTION[attention]
+            )
+        except (ValueError, ImportError) as error:
+            message = " ".join(str(error).split())
+            raise DiptychError(f"model: transformers cannot build {hf_config.model_type!r}: {message}") from error
+    model.tie_weights()  # no_init_weights skipped it
+    found = model.get_input_embeddings().weight.dtype
+    if found != dtype:
+        raise DiptychError(f"model: asked for {dtype} parameters, but the DeepSpeed config makes {found} ones")
+    initialize(model, seed=seed)
+    return model
+
+
+def choose_attention(config: ModelConfig, hf_config: Any, device_type: str) -> Literal["sdpa", "flex"]:
+    """Resolves ``model.attention: auto``: flex on CUDA if the model type has it (GPT-2 has not), sdpa elsewhere."""
+    if config.attention != "auto":
+        return config.attention
+    return "flex" if device_type == "cuda" and meta_model(hf_config)._supports_flex_attn else "sdpa"
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Returns the number of parameters, also of a partitioned model; shared parameters count once."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+
+
+def count_parameters(hf_config: Any) -> ParameterCounts:
+    """Counts the parameters of a config without building the model."""
+    twin = meta_model(hf_config)
+    embedding, head = twin.get_input_embeddings(), twin.get_output_embeddings()
+    tied = embedding.weight is head.weight
+    return ParameterCounts(
+        num_parameters(twin), 0 if tied else embedding.weight.numel(), sum(p.numel() for p in head.parameters())
+    )
+
+
+def training_flops(hf_config: Any, counts: ParameterCounts, *, tokens: int, labels: int, visible: int) -> int | None:
+    """Estimates the floating-point operations of forward and backward, without recomputation.
+
+    Args:
+        hf_config: The model's config.
+        counts: Its :func:`count_parameters`.
+        tokens: Tokens that pass the blocks.
+        labels: Positions at which the head runs.
+        visible: Pairs (token, token it sees), summed over all tokens.
+
+    Returns:
+        The estimate, or None for a mixture of experts, where a token passes only some of the parameters.
+    """
+    if any(getattr(hf_config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
+        return None
+    heads = hf_config.num_attention_heads
+    width = heads * (getattr(hf_config, "head_dim", None) or hf_config.hidden_size // heads)
+    products = (counts.total - counts.embedding - counts.head) * tokens + counts.head * labels
+    return int(6 * products + 12 * hf_config.num_hidden_layers * width * visible)
+
+
+def check_plain_head(model: Any) -> None:
+    """Refuses a model whose logits are not simply ``head(base(x))``.
+
+    Training runs ``model.base_model`` and, at label positions only, ``model.get_output_embeddings()``. What a model
+    does besides (Gemma 2 caps its logits, Cohere scales them) would be missing in training and present in the
+    exported model. The check runs the model type's own forward pass, at its real config, on a meta twin in which base
+    and head are replaced by stand-ins with known output: exact, independent of the size, no memory, no collectives.
+
+    Args:
+        model: The model, partitioned or not, or its meta twin; only its config is used.
+    """
+    hf_config = model.config
+    twin = meta_model(hf_config).eval()
+    base, head = twin.base_model, twin.get_output_embeddings()
+    problem = None
+    if base is twin or not isinstance(head, nn.Linear):
+        problem = "it has no separate base model and linear head"
+    else:
+        generator = torch.Generator().manual_seed(0)
+        # Large values, so that a cap shows.
+        hidden = 30 * torch.randn(1, 3, head.in_features, generator=generator)
+        stand_in = nn.Linear(head.in_features, 8, bias=False)
+        with torch.no_grad():
+            stand_in.weight.normal_(generator=generator)
+        input_ids = torch.zeros(1, 3, dtype=torch.long)
+        calls: list[dict[str, Any]] = []
+
+        def base_forward(*args: Any, **kwargs: Any) -> Any:
+            calls.append(
+                dict(zip(inspect.signature(type(base).forward).parameters, (None, *args), strict=False)) | kwargs
+            )
+            return _BaseOutput(last_hidden_state=hidden)
+
+        base.forward = base_forward
+        try:
+            twin.set_output_embeddings(stand_in)
+            with torch.no_grad():
+                logits = twin(input_ids=input_ids, use_cache=False, return_dict=True).logits
+                expected = stand_in(hidden)
+        except Exception as error:  # the stand-ins do not fit: more happens than head(base(x))
+            problem = f"its forward pass is more than that ({type(error).__name__}: {' '.join(str(error).split())})"
+        else:
+            if len(calls) != 1 or calls[0].get("input_ids") is not input_ids:
+                problem = "it does not hand its input to the base model as it is"
+            elif logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-5, atol=1e-5):
+                problem = "it changes the head's output or input (caps or scales its logits)"
+    if problem is not None:
+        raise DiptychError(
+            f"model.type: {hf_config.model_type!r} cannot be trained here: its logits must be head(base(input)), but"
+            f" {problem}. Choose another type, or switch it off in model.fields (such as final_logit_softcapping: null)"
+        )
+
+
+class _BaseOutput(BaseModelOutputWithPast):  # type: ignore[misc]
+    """An output of which every part but the hidden state is None, whatever a model type looks for."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def _nearest(name: str, known: Any) -> str:
+    match = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def _checked_fields(config: ModelConfig, config_class: Any) -> dict[str, Any]:
+    """Returns the given fields under the config class's own names; transformers itself accepts any name silently."""
+    own = {field.name for field in dataclass_fields(config_class)}
+    known = own | set(config_class.attribute_map) | (set(_ROPE_KEYWORDS) if "rope_parameters" in own else set())
+    result: dict[str, Any] = {}
+    for name, value in config.fields.items():
+        place = f"model.fields.{name}"
+        canonical = config_class.attribute_map.get(name, name)
+        for reserved, reason in _NOT_OURS_TO_TAKE.items():
+            if name == reserved or canonical == config_class.attribute_map.get(reserved, reserved):
+                raise DiptychError(f"{place}: cannot be set here, {reason}. Remove it")
+        if name not in known:
+            nearest = _nearest(name, known - set(_NOT_OURS_TO_TAKE))
+            raise DiptychError(f"{place}: the {config.type!r} config has no such field{nearest}")
+        if canonical in result:
+            raise DiptychError(f"{place}: given twice, {canonical!r} is the same field. Keep one")
+        result[canonical] = value
+    return result
+
+
+def _refuse_config(model_type: str, hf_config: Any, positions: int) -> None:
+    """Refuses configs of models that are not a plain stack of attention blocks under a mask of ours."""
+    if getattr(hf_config, "is_encoder_decoder", False):
+        raise DiptychError(f"model.type: {model_type!r} is an encoder-decoder; choose a decoder such as 'llama'")
+    if hf_config.sub_configs:
+        text_type = f"{model_type}_text"
+        hint = f"{text_type!r}" if text_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "a text model"
+        parts = ", ".join(hf_config.sub_configs)
+        raise DiptychError(f"model.type: {model_type!r} is made of several models ({parts}); choose {hint}")
+    kinds = set(getattr(hf_config, "layer_types", None) or ())
+    if kinds - _LAYER_TYPES:
+        raise DiptychError(
+            f"model.type: {model_type!r} has {', '.join(sorted(kinds - _LAYER_TYPES))} layers, which do not obey an"
+            " attention mask: packed texts would leak into each other"
+        )
+    window = getattr(hf_config, "sliding_window", None)
+    if window and window < positions and (not kinds or "sliding_attention" in kinds):
+        raise DiptychError(
+            f"model.fields.sliding_window: {window} is shorter than the longest example ({positions} positions), and"
+            " training does not cut attention to a window. Raise it or set it to null"
+        )
+    heads, groups = getattr(hf_config, "num_attention_heads", None), getattr(hf_config, "num_key_value_heads", None)
+    if heads and groups and heads % groups:
+        raise DiptychError(f"model.fields.num_key_value_heads: {groups} does not divide num_attention_heads ({heads})")
+
+
+def _refuse_model(model_type: str, twin: Any) -> None:
+    """Refuses model classes that cannot follow our mask and positions."""
+    missing = {"attention_mask", "position_ids"} - set(inspect.signature(twin.base_model.forward).parameters)
+    if twin._is_stateful or missing:
+        why = "carries a recurrent state" if twin._is_stateful else f"takes no {' or '.join(sorted(missing))}"
+        raise DiptychError(f"model.type: {model_type!r} {why}, so texts packed into one row would leak into each other")
+    if not (twin._supports_sdpa or twin._supports_flex_attn):
+        raise DiptychError(f"model.type: {model_type!r} has neither SDPA nor FlexAttention in transformers")
+    if any(getattr(module, "is_causal", True) is False for module in twin.modules()):
+        raise DiptychError(
+            f"model.type: {model_type!r} would not be causal after export. Set model.fields.is_decoder: true if the type"
+            " has it, or choose another type"
+        )

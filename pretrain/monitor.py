@@ -1,0 +1,153 @@
+"""What a run tells while it trains: progress bar, metrics.jsonl and TensorBoard under the same names."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import tqdm
+
+from pretrain.config import LoggingConfig
+
+# Dense bfloat16 peak in TFLOP/s without sparsity, from the vendors' data sheets.
+_PEAK_TFLOPS = {
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "B200": 2250.0,
+    "A100": 312.0,
+    "A40": 149.7,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "V100": 125.0,
+    "MI300X": 1307.0,
+    "MI250X": 383.0,
+}
+
+
+def peak_flops(config: LoggingConfig, device: torch.device) -> float | None:
+    """Peak FLOP/s of one device; None if unknown."""
+    if config.peak_tflops is not None:
+        return config.peak_tflops * 1e12
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for key, tflops in _PEAK_TFLOPS.items():
+            if all(word in name for word in key.split()):
+                return tflops * 1e12
+    return None
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak device memory since the last call on CUDA, resident memory of this process on the CPU."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak / 2**30
+    return float(psutil.Process().memory_info().rss) / 2**30
+
+
+class Monitor:
+    """Writes what rank 0 measured; on other ranks every call does nothing.
+
+    ``metrics.jsonl`` is only ever appended to: after a resumption a line ``{"event": "resume", "step": s}`` says that
+    lines of later steps before it are superseded. TensorBoard hides them by itself.
+    """
+
+    def __init__(self, folder: Path, config: LoggingConfig, *, active: bool, first_step: int, num_steps: int) -> None:
+        self.active = active
+        self._tensorboard: Any = None
+        if not active:
+            return
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._samples = (folder / "samples.txt").open("a", encoding="utf-8")
+        if first_step:
+            self._line({"event": "resume", "step": first_step})
+        if config.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(  # type: ignore[no-untyped-call]
+                str(folder / "tensorboard"), purge_step=first_step or None
+            )
+        shown = sys.stderr.isatty() if config.progress_bar is None else config.progress_bar
+        self._bar = tqdm.tqdm(
+            total=num_steps, initial=first_step, unit="step", disable=not shown, dynamic_ncols=True, smoothing=0.05
+        )
+        self._shown = shown
+        self._num_steps = num_steps
+        self._started, self._first_step = time.monotonic(), first_step
+
+    def advance(self) -> None:
+        """One step is done."""
+        if self.active:
+            self._bar.update()
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes metrics of a step (the number of steps done)."""
+        if not self.active:
+            return
+        self._line({"step": step, **metrics})
+        if self._tensorboard:
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if "train/lm_loss" in metrics:
+            shown = f"lm {metrics['train/lm_loss']:.3f}"
+            if "train/pair_loss" in metrics:
+                shown += f"  pair {metrics['train/pair_loss']:.4f}"
+            self._bar.set_postfix_str(shown, refresh=False)
+            if not self._shown:
+                done = step - self._first_step
+                left = (time.monotonic() - self._started) / max(1, done) * (self._num_steps - step)
+                speed = metrics["speed/label_tokens_per_second"]
+                self.say(
+                    f"step {step}/{self._num_steps}  {shown}  grad norm {metrics['train/grad_norm']:.3f}  "
+                    f"{speed:,.0f} label tokens/s  about {_duration(left)} left"
+                )
+        if "eval/lm_loss" in metrics:
+            self.say(
+                f"step {step}  held-out: lm {metrics['eval/lm_loss']:.3f}  "
+                f"{metrics['eval/bits_per_byte']:.3f} bits/byte  pair {metrics['eval/pair_loss']:.4f}  "
+                f"margin {metrics['health/views_margin']:.3f}  "
+                f"retrieval@1 {metrics['health/views_retrieval_at_1']:.2f}  "
+                f"effective rank {metrics['health/source_effective_rank']:.1f}"
+            )
+
+    def samples(self, step: int, texts: list[tuple[str, str]]) -> None:
+        """Writes prompts and continuations."""
+        if not self.active or not texts:
+            return
+        blocks = [f"[{prompt}] {continuation}" for prompt, continuation in texts]
+        self._samples.write(f"--- step {step}\n" + "\n".join(blocks) + "\n")
+        self._samples.flush()
+        if self._tensorboard:
+            self._tensorboard.add_text("samples", "\n\n".join(blocks), step)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the progress bar."""
+        if self.active:
+            self._bar.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Flushes everything."""
+        if not self.active:
+            return
+        self._bar.close()
+        self._file.close()
+        self._samples.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+    def _line(self, values: dict[str, Any]) -> None:
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

@@ -1,0 +1,88 @@
+"""The network that training differentiates: a Hugging Face causal LM over rows of branches."""
+
+import math
+import shutil
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from pretrain.batch import Batch
+from pretrain.branches import IGNORE
+from pretrain.errors import DiptychError
+from pretrain.masks import block_mask, dense_mask
+
+
+def attention_kernel(asked: str, device: torch.device) -> str:
+    """The attention implementation for a device: ``sdpa`` or ``flex_attention``, by the name transformers uses.
+
+    Raises:
+        DiptychError: FlexAttention where it cannot train (CPU), or without the compiler that it needs.
+    """
+    kernel = ("flex" if device.type == "cuda" else "sdpa") if asked == "auto" else asked
+    if kernel == "flex":
+        if device.type != "cuda":
+            raise DiptychError("model.attention: flex has no backward pass on the CPU; use auto or sdpa")
+        if not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang", "g++", "c++")):
+            raise DiptychError(
+                "model.attention: flex compiles its kernels and found no C++ compiler (cc, gcc, clang, g++, c++); "
+                "install one or set model.attention=sdpa"
+            )
+    return {"flex": "flex_attention", "sdpa": "sdpa"}[kernel]
+
+
+class BranchNetwork(nn.Module):
+    """Runs the model once over a batch of rows.
+
+    Args:
+        lm: The causal LM; its base model gives the last hidden states (after the final norm).
+        loss_chunk_tokens: Label tokens per call of the LM head.
+    """
+
+    def __init__(self, lm: Any, loss_chunk_tokens: int = 4096) -> None:
+        super().__init__()
+        self.lm = lm
+        self.loss_chunk_tokens = loss_chunk_tokens
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One forward pass over a batch.
+
+        Returns:
+            The summed next-token loss in nats, a float32 scalar, and the last hidden states,
+            shape [rows * length, width].
+        """
+        flex = self.lm.config._attn_implementation == "flex_attention"
+        mask = (block_mask if flex else dense_mask)(batch.segments, batch.parents)
+        # use_cache=False and a mask of our own: otherwise transformers guesses the packing and leaks across examples.
+        output = self.lm.base_model(
+            input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False
+        )
+        states = output.last_hidden_state.flatten(0, 1)
+        return self._next_token_loss(states[batch.label_index], batch.labels, batch.label_capacity), states
+
+    def _next_token_loss(self, states: Tensor, labels: Tensor, capacity: int) -> Tensor:
+        """Sum of cross-entropies; the head runs in chunks so that logits never take more than a chunk.
+
+        The number of chunks follows ``capacity``, not this rank's labels: under ZeRO-3 each call of the head is a
+        collective, so every rank must make equally many.
+        """
+        chunks = max(1, math.ceil(capacity / self.loss_chunk_tokens))
+        if chunks == 1 and len(labels):
+            return self._chunk_loss(states, labels)
+        size = min(self.loss_chunk_tokens, max(1, capacity))
+        missing = chunks * size - len(labels)
+        states = torch.cat([states, states.new_zeros(missing, states.shape[1])])
+        labels = torch.cat([labels, labels.new_full((missing,), IGNORE)])
+        total = states.new_zeros((), dtype=torch.float32)
+        for part, wanted in zip(states.split(size), labels.split(size), strict=True):
+            if chunks > 1 and torch.is_grad_enabled():
+                total = total + checkpoint(self._chunk_loss, part, wanted, use_reentrant=False)
+            else:
+                total = total + self._chunk_loss(part, wanted)
+        return total
+
+    def _chunk_loss(self, states: Tensor, labels: Tensor) -> Tensor:
+        logits = self.lm.get_output_embeddings()(states).float()
+        return functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")

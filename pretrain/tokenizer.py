@@ -1,0 +1,483 @@
+"""One tokenizer type for the whole pipeline: trained on the corpus with SentencePiece, or any Hugging Face tokenizer.
+
+Both ways end as :class:`Tokenizer`: a plain Hugging Face tokenizer with bos, eos, a pad that is neither, and the
+``[PRED_i]`` pieces of the predictors. A trained one gives the ids that SentencePiece itself gives; three things make
+that so, and each is needed:
+
+- Unigram scores are rounded to multiples of 1/32 in the SentencePiece model, too. SentencePiece adds them up in single
+  precision and ``tokenizers`` in double; rounded, both sums are exact (up to 2**19, some 50 000 pieces in one text) and
+  ties are broken alike.
+- In the Unigram trie of ``tokenizers`` *every* piece can match, ``</s>`` and ``<0x41>`` included. Their scores are put
+  below every other path there, and the characters they are spelt with are always pieces of their own.
+- A BPE pair may form a piece from several splits. SentencePiece merges them all at the piece's rank, so all of them
+  become merges, in the order of the pieces.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import sentencepiece
+import tokenizers
+from pydantic import BaseModel, ConfigDict, Field
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from pretrain.errors import DiptychError
+
+_PAD, _UNK, _BOS, _EOS = "<pad>", "<unk>", "<s>", "</s>"
+_SPACE = "\u2581"
+_NORMAL = 1  # SentencePiece's type of a piece that text can match
+_BYTES = 256
+# The trainer sums over fixed shares of the corpus, one a thread: the number, not the machine, decides the last bits.
+_THREADS = 8
+_MAX_CHARS = 1000  # of a training line; in UTF-8 under the 4192 bytes that SentencePiece is made for
+_SCORE_STEPS = 32
+_UNREACHABLE = -1e6
+# SentencePiece's reserved U+2585 and NUL would drop a line; line ends are bytes of their own in the vocabulary.
+_LINE_ENDS = re.compile("[\r\n\0\u2585]+")
+# No piece holds a tab, a line end, or a space after something else: cutting there changes no id and feeds the cache.
+_WORDS = f"{_SPACE}+[^{_SPACE}\\n\\t]*|[\\n\\t]+|[^{_SPACE}\\n\\t]+"
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class TokenizerConfig(BaseModel):
+    """Which tokenizer to use, or how to train one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str | None = Field(
+        default=None,
+        description="Folder or hub name of an existing Hugging Face tokenizer; none: train one on the corpus.",
+    )
+    algorithm: Literal["bpe", "unigram"] = Field(
+        default="bpe", description="SentencePiece algorithm of a trained tokenizer."
+    )
+    vocab_size: int = Field(
+        default=8192, gt=0, description="Pieces of a trained tokenizer in all, special ones and the 256 bytes included."
+    )
+    predictor_tokens: int = Field(default=4, ge=0, le=64, description="Number of distinct [PRED_i] pieces reserved.")
+    sample_texts: int = Field(
+        default=200_000, gt=0, description="Texts used for training, spread evenly over the corpus."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run the Python code that an existing tokenizer brings along."
+    )
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A Hugging Face tokenizer and the ids that the pipeline relies on.
+
+    Attributes:
+        hf: The tokenizer; ``hf(text)`` gives ``<s>`` and the ids of the text.
+        bos: Id that starts every view.
+        eos: Id that ends a text.
+        pad: Id of padding; never bos, eos or unk.
+        predictors: Ids of ``[PRED_1]``, ``[PRED_2]``, …
+        vocab_size: ``len(hf)``, or more where the ids have holes: one above the highest id.
+        fingerprint: SHA-256 (hex) over all that decides ids; stable across runs and machines.
+        model: The SentencePiece model, where the tokenizer is one.
+    """
+
+    hf: PreTrainedTokenizerFast = field(compare=False)
+    bos: int
+    eos: int
+    pad: int
+    predictors: tuple[int, ...]
+    vocab_size: int
+    fingerprint: str
+    model: bytes | None = field(default=None, compare=False, repr=False)
+    _encoder: tokenizers.Tokenizer = field(default=None, compare=False, repr=False)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encodes texts without adding special tokens.
+
+        Args:
+            texts: The texts. A special token spelt out in one, such as ``</s>``, is ordinary text.
+
+        Returns:
+            The ids of each text.
+        """
+        texts = list(texts)
+        try:
+            return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+        except (TypeError, UnicodeError):
+            for number, text in enumerate(texts):
+                _check_text(text, f"encode_batch: text {number}")
+            raise
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Gives the text of ids, special tokens left out.
+
+        Args:
+            ids: Ids of this tokenizer.
+
+        Returns:
+            The text.
+        """
+        text: str = self.hf.backend_tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Writes a plain Hugging Face tokenizer folder, and ``tokenizer.model`` where there is one.
+
+        Args:
+            folder: Made where missing; ``AutoTokenizer.from_pretrained`` opens it.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.hf.save_pretrained(str(folder))
+            if self.model is not None:
+                (folder / "tokenizer.model").write_bytes(self.model)
+        except OSError as error:
+            raise DiptychError(f"{folder}: cannot save the tokenizer: {error.strerror or error}") from error
+
+
+def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    """Trains a SentencePiece tokenizer; the same texts give the same bytes.
+
+    Args:
+        texts: The corpus, read once.
+        config: Algorithm, size and sample.
+
+    Returns:
+        The tokenizer, with the ids of the SentencePiece model.
+    """
+    names = [_PAD, _UNK, _BOS, _EOS, *_predictor_names(config.predictor_tokens)]
+    least = len(names) + _BYTES + 1
+    if config.vocab_size < least:
+        raise DiptychError(
+            f"tokenizer.vocab_size: {config.vocab_size} is too small: {len(names)} special pieces and {_BYTES} bytes "
+            f"and the characters of the corpus need more than {least}"
+        )
+    lines = [line for text in _sample(texts, config.sample_texts) for line in _lines(text)]
+    if not lines:
+        raise DiptychError("tokenizer: no text to train on: the corpus has no texts or only empty ones")
+    writer = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=writer,
+            model_type=config.algorithm,
+            vocab_size=config.vocab_size,
+            hard_vocab_limit=True,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=True,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            character_coverage=0.9995,
+            required_chars="".join(sorted({*"".join(names), *"<0x123456789ABCDEF>"})),
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            pad_piece=_PAD,
+            unk_piece=_UNK,
+            bos_piece=_BOS,
+            eos_piece=_EOS,
+            control_symbols=names[4:],
+            max_sentence_length=1 << 20,
+            train_extremely_large_corpus=sum(map(len, lines)) > 1 << 29,
+            num_threads=_THREADS,
+            minloglevel=3,
+        )
+    except RuntimeError as error:
+        raise DiptychError(_explain(str(error), config)) from error
+    proto = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
+    if config.algorithm == "unigram":
+        for piece in proto.pieces:
+            piece.score = round(piece.score * _SCORE_STEPS) / _SCORE_STEPS
+    special = {"bos_token": _BOS, "eos_token": _EOS, "unk_token": _UNK, "pad_token": _PAD}
+    hf = PreTrainedTokenizerFast(
+        tokenizer_object=_from_sentencepiece(proto, names),
+        **special,
+        extra_special_tokens=names[4:],
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    return _finish(hf, config.predictor_tokens, proto.SerializeToString(deterministic=True))
+
+
+def load(path: str | Path, config: TokenizerConfig) -> Tokenizer:
+    """Opens an existing Hugging Face tokenizer and adds what is missing.
+
+    A missing bos, eos or predictor piece is added, and a pad of its own where the tokenizer has none or shares it with
+    another role. ``hf(text)`` is made to give bos and the ids of the text, as training does.
+
+    Args:
+        path: Folder, or hub name; a folder or a copy in the hub's cache needs no network.
+        config: Number of predictor pieces, and whether remote code may run.
+
+    Returns:
+        The tokenizer.
+    """
+    opened = _open(str(path), config)
+    backend = getattr(opened, "backend_tokenizer", None)
+    if backend is None:
+        raise DiptychError(
+            f"tokenizer.path: {path}: {type(opened).__name__} is not backed by the tokenizers library: convert it to a "
+            "folder with a tokenizer.json"
+        )
+    had = len(opened)
+    special: dict[str, str | AddedToken] = {
+        role: token for role, token in opened._special_tokens_map.items() if token is not None
+    }
+    special.setdefault("bos_token", _BOS)
+    special.setdefault("eos_token", _EOS)
+    taken = {str(special[role]) for role in ("bos_token", "eos_token", "unk_token") if role in special}
+    if str(special.get("pad_token", special["eos_token"])) in taken:
+        special["pad_token"] = next(name for name in _pad_names() if name not in taken)
+    extra = list(opened.extra_special_tokens)
+    extra += [name for name in _predictor_names(config.predictor_tokens) if name not in map(str, extra)]
+    try:
+        hf = PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            **special,
+            extra_special_tokens=extra,
+            clean_up_tokenization_spaces=False,
+            model_input_names=["input_ids", "attention_mask"],
+            model_max_length=opened.model_max_length,
+            padding_side=opened.padding_side,
+            truncation_side=opened.truncation_side,
+            chat_template=opened.chat_template,
+        )
+    except Exception as error:  # the Rust side raises plain Exception
+        raise DiptychError(f"tokenizer.path: {path}: cannot add special tokens: {_one_line(error)}") from error
+    kept = Path(path) / "tokenizer.model"
+    model = kept.read_bytes() if len(hf) == had and kept.is_file() else None
+    try:
+        tokenizer = _finish(hf, config.predictor_tokens, model)
+    except ValueError as error:
+        raise DiptychError(f"tokenizer.path: {path}: {error}; use another tokenizer, or train one") from error
+    if not tokenizer.encode_batch(["a b"])[0]:
+        raise DiptychError(f"tokenizer.path: {path}: is not a usable tokenizer: it encodes plain text to nothing")
+    return tokenizer
+
+
+def _predictor_names(count: int) -> list[str]:
+    return [f"[PRED_{number}]" for number in range(1, count + 1)]
+
+
+def _pad_names() -> Iterator[str]:
+    yield _PAD
+    yield from (f"<pad_{number}>" for number in itertools.count(1))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _check_text(text: object, place: str) -> None:
+    if not isinstance(text, str):
+        raise DiptychError(f"{place}: expected a string, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DiptychError(
+            f"{place}: character {error.start} is half a surrogate pair, which no UTF-8 can hold: repair the text"
+        ) from error
+
+
+def _sample(texts: Iterable[str], limit: int) -> list[str]:
+    """Takes up to ``limit`` texts, evenly spaced, in one pass and with at most twice as many in memory."""
+    kept: list[str] = []
+    stride = 1
+    for number, text in enumerate(texts):
+        if number % stride:
+            continue
+        if len(kept) == 2 * limit:
+            del kept[1::2]
+            stride *= 2
+            if number % stride:
+                continue
+        _check_text(text, f"tokenizer: training text {number}")
+        kept.append(text)
+    count = min(limit, len(kept))
+    return [kept[number * len(kept) // count] for number in range(count)]
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Cuts a text into training lines, long ones at a space: the trainer drops what is too long without a word."""
+    for line in _LINE_ENDS.split(text):
+        while len(line) > _MAX_CHARS:
+            space = line.rfind(" ", 1, _MAX_CHARS)
+            cut, rest = (space, space + 1) if space > 0 else (_MAX_CHARS, _MAX_CHARS)
+            if line[:cut].strip():
+                yield line[:cut]
+            line = line[rest:]
+        if line.strip():
+            yield line
+
+
+def _explain(message: str, config: TokenizerConfig) -> str:
+    """Turns a complaint of SentencePiece into one about the configuration."""
+    if found := re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message):
+        return (
+            f"tokenizer.vocab_size: {config.vocab_size} is more than the corpus gives with {config.algorithm}: set it "
+            f"to at most {found[1]}, or train on more texts"
+        )
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return (
+            f"tokenizer.vocab_size: {config.vocab_size} is too small: the special pieces, {_BYTES} bytes and the "
+            f"characters of the corpus need at least {found[1]}"
+        )
+    return f"tokenizer: SentencePiece cannot train on this corpus: {' '.join(message.split())}"
+
+
+def _from_sentencepiece(proto: Any, names: Sequence[str]) -> tokenizers.Tokenizer:
+    """Builds the tokenizer that gives the same ids as a SentencePiece model."""
+    pieces = list(proto.pieces)
+    if proto.trainer_spec.model_type == proto.trainer_spec.BPE:
+        backend = tokenizers.Tokenizer(
+            models.BPE(
+                vocab={piece.piece: number for number, piece in enumerate(pieces)},
+                merges=_merges(pieces),
+                unk_token=_UNK,
+                fuse_unk=True,
+                byte_fallback=True,
+            )
+        )
+    else:
+        scores = [(piece.piece, piece.score if piece.type == _NORMAL else _UNREACHABLE) for piece in pieces]
+        backend = tokenizers.Tokenizer(models.Unigram(scores, unk_id=names.index(_UNK), byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    backend.post_processor = _start_with(_BOS, names.index(_BOS))
+    return backend
+
+
+def _merges(pieces: Sequence[Any]) -> list[tuple[str, str]]:
+    """Lists all pairs that form a piece, best piece first, the longer left part first within a piece."""
+    normal = {piece.piece: piece.score for piece in pieces if piece.type == _NORMAL}
+    merges = []
+    for piece in sorted(normal, key=lambda piece: -normal[piece]):
+        for cut in range(len(piece) - 1, 0, -1):
+            if piece[:cut] in normal and piece[cut:] in normal:
+                merges.append((piece[:cut], piece[cut:]))
+    return merges
+
+
+def _start_with(bos: str, bos_id: int) -> processors.TemplateProcessing:
+    return processors.TemplateProcessing(
+        single=[f"{bos}:0", "$A:0"], pair=[f"{bos}:0", "$A:0", f"{bos}:1", "$B:1"], special_tokens=[(bos, bos_id)]
+    )
+
+
+def _finish(hf: PreTrainedTokenizerFast, predictor_tokens: int, model: bytes | None) -> Tokenizer:
+    """Collects the ids; raises ValueError where the tokenizer did not take a special token."""
+    ids: list[int] = []
+    for token in (hf.bos_token, hf.eos_token, hf.pad_token, *_predictor_names(predictor_tokens)):
+        number = hf.backend_tokenizer.token_to_id(token)
+        if number is None or hf.convert_ids_to_tokens(number) != token:
+            raise ValueError(f"the tokenizer did not take the special token {token}")
+        ids.append(number)
+    bos, eos, pad, *predictors = ids
+    if pad in (bos, eos) or len({pad, *predictors}) != 1 + len(predictors) or {bos, eos} & set(predictors):
+        raise ValueError("the tokenizer does not keep its special tokens apart")
+    encoder = _encoder(hf.backend_tokenizer)
+    sample = "a b"
+    if hf(sample)["input_ids"] != [bos, *encoder.encode(sample, add_special_tokens=False).ids]:
+        hf.backend_tokenizer.post_processor = _start_with(hf.bos_token, bos)
+    return Tokenizer(
+        hf=hf,
+        bos=bos,
+        eos=eos,
+        pad=pad,
+        predictors=tuple(predictors),
+        vocab_size=max(len(hf), 1 + max(hf.get_vocab().values())),
+        fingerprint=_fingerprint(hf, ids),
+        model=model,
+        _encoder=encoder,
+    )
+
+
+def _fingerprint(hf: PreTrainedTokenizerFast, special: Sequence[int]) -> str:
+    spec = json.loads(hf.backend_tokenizer.to_str())
+    deciding = {key: spec[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+    text = json.dumps({**deciding, "special": list(special)}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _encoder(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Copies a tokenizer so that no text reaches a special token.
+
+    Every special token gets a name that no text holds, among the added tokens and in the model alike: the flag
+    ``encode_special_tokens`` alone would leave those that the model itself can match, and it is lost in a pickle.
+    """
+    spec = json.loads(backend.to_str())
+    spec.update(truncation=None, padding=None, post_processor=None, decoder=None)
+    model = spec["model"]
+    if model.get("dropout"):
+        model["dropout"] = None
+    keep = model.get("unk_token")  # these models look it up by name
+    names: dict[str, str] = {}
+    for token in spec["added_tokens"]:
+        if token["special"] and token["content"] != keep:
+            names[token["content"]] = f"\uffff\U0010fffe{token['id']}\U0010ffff"
+            token["content"] = names[token["content"]]
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        model["vocab"] = {names.get(piece, piece): number for piece, number in vocab.items()}
+    else:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocab]
+    if "merges" in model:
+        pairs = [pair if isinstance(pair, list) else pair.split(" ", 1) for pair in model["merges"]]
+        model["merges"] = [[a, b] for a, b in pairs if not names.keys() & {a, b, a + b}]
+    encoder = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    for name, renamed in names.items():
+        if encoder.token_to_id(renamed) != backend.token_to_id(name):
+            raise ValueError(f"the id of the special token {name} is not stable")
+    encoder.encode_special_tokens = True
+    return encoder
+
+
+def _open(path: str, config: TokenizerConfig) -> Any:
+    """Opens a folder or a hub name; asks the hub only for what is neither a folder nor in its cache."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        try:
+            return _from_pretrained(str(folder), config, local_files_only=True)
+        except Exception as error:  # transformers, its remote code and the Rust side raise all kinds
+            raise DiptychError(
+                f"tokenizer.path: {path}: is not a folder of a Hugging Face tokenizer: {_one_line(error)}"
+            ) from error
+    if folder.exists():
+        raise DiptychError(f"tokenizer.path: {path}: is a file: give the folder that holds the tokenizer")
+    if not _HUB_NAME.fullmatch(path) or path.startswith("."):
+        raise DiptychError(f"tokenizer.path: {path}: no such folder")
+    try:
+        return _from_pretrained(path, config, local_files_only=True)
+    except Exception:
+        pass
+    try:
+        # One request with a time limit, before the many that transformers makes and repeats.
+        from huggingface_hub import HfApi
+
+        HfApi().model_info(path, timeout=10)
+        return _from_pretrained(path, config, local_files_only=False)
+    except Exception as error:
+        raise DiptychError(
+            f"tokenizer.path: {path}: no such folder, and no tokenizer of that name in the hub's cache or to be had "
+            f"from the hub: correct the path, or download it first: {_one_line(error)}"
+        ) from error
+
+
+def _from_pretrained(path: str, config: TokenizerConfig, *, local_files_only: bool) -> Any:
+    return AutoTokenizer.from_pretrained(
+        path, trust_remote_code=config.trust_remote_code, local_files_only=local_files_only
+    )
