@@ -30,6 +30,7 @@ class Batch:
         label_capacity: Most labels on any rank.
         pair_capacity: Most pairs on any rank.
         num_tokens: Positions that are not padding.
+        num_visible: Pairs (token, token it sees), padding left out: what attention costs.
     """
 
     ids: Tensor
@@ -45,6 +46,7 @@ class Batch:
     label_capacity: int
     pair_capacity: int
     num_tokens: int
+    num_visible: int
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
@@ -110,10 +112,11 @@ def collate(
     source: list[Span] = []
     prediction: list[Span] = []
     target: list[Span] = []
-    num_tokens = 0
+    num_tokens = num_visible = 0
     for number, (tree, pairs) in enumerate(rows):
         used = len(tree.ids)
         num_tokens += used
+        num_visible += sum(tree.positions) + used  # a token sees as many as stand before it in its branches, and itself
         ids[number, :used] = tree.ids
         labels[number, :used] = tree.labels
         positions[number, :used] = tree.positions
@@ -141,6 +144,7 @@ def collate(
         label_capacity=len(label_index) if label_capacity is None else label_capacity,
         pair_capacity=len(source) if pair_capacity is None else pair_capacity,
         num_tokens=num_tokens,
+        num_visible=num_visible,
     )
 
 

@@ -1,6 +1,7 @@
 """Ranks: starting the process group and the few collectives that are not DeepSpeed's."""
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,6 +87,8 @@ def start_ranks(timeout_minutes: int) -> Ranks:
     # DeepSpeed would compile a shared-memory collective on the CPU at the first start (minutes, needs g++); gloo alone
     # serves as well (deepspeed 0.19.8, accelerator/cpu_accelerator.py, comm/torch.py).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Said anew at every collective of DeepSpeed 0.19.8 under torch 2.13.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
     if os.environ["WORLD_SIZE"] == "1" and "MASTER_PORT" not in os.environ:

@@ -16,7 +16,7 @@ stage 1, bf16 + fp32   ``BF16_Optimizer``                 the same (bf16 weights
 stage 3                ``DeepSpeedZeroOptimizer_Stage3``  every parameter cut into world-size equal pieces (last padded)
 ====================== ================================== ============================================================
 
-``deepspeed.utils.safe_get_full_fp32_param`` and its kin are not used: they do not exist for stage 0, fail before the
+``deepspeed.utils.safe_get_full_fp32_param`` and its kin are not used: they return None for stage 0, fail before the
 first step (the state is made lazily), add up floats (which turns -0.0 into 0.0) and need all of it on all ranks.
 """
 
@@ -178,11 +178,9 @@ class _Layout:
             state = self.optimizer.state[held.master]
             for key in self.keys(held):
                 if key not in state:
-                    # torch's own choice of memory format, so that steps after a restore run the same kernels.
-                    state[key] = torch.zeros_like(held.master, memory_format=torch.preserve_format)
+                    state[key] = torch.zeros_like(held.master, requires_grad=False)
                     if id(held.master) in self._momentum_numel:
-                        state[key] = held.master.new_zeros(self._momentum_numel[id(held.master)])
-                    state[key].requires_grad_(False)
+                        state[key] = torch.zeros(self._momentum_numel[id(held.master)], device=held.master.device)
             if not held.group.get("use_muon") and "step" not in state:
                 state["step"] = self._step_value(held, 0)
 

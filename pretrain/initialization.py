@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_tie_weights
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from pretrain.errors import DiptychError
 
@@ -39,6 +40,12 @@ class _Step:
     final: frozenset[str]
 
 
+def refuse_second_zero3() -> None:
+    """Refuses a living ``HfDeepSpeedConfig``, with which every ``from_config`` partitions by itself."""
+    if is_deepspeed_zero3_enabled():
+        raise DiptychError("an HfDeepSpeedConfig is alive, so transformers would partition models by itself. Drop it")
+
+
 def meta_model(hf_config: Any, *, tied: bool = True) -> Any:
     """Builds the causal LM of a Hugging Face config on the meta device: all names and shapes, no memory.
 
@@ -46,6 +53,7 @@ def meta_model(hf_config: Any, *, tied: bool = True) -> Any:
         hf_config: Config of the model; it is not changed.
         tied: False leaves parameters apart that the config ties, as they are while transformers initialises them.
     """
+    refuse_second_zero3()
     with ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
         if not tied:
@@ -80,8 +88,6 @@ def initialize(model: Any, *, seed: int) -> None:
     computes = not partitioned or deepspeed.comm.get_rank() == 0
 
     twin = meta_model(model.config, tied=False)
-    embedding = twin.get_input_embeddings().weight
-    embedding_name = next(name for name, parameter in twin.named_parameters() if parameter is embedding)
     problems: list[str] = []
     written: set[int] = set()
     unfinished: dict[str, Tensor] = {}
@@ -100,14 +106,16 @@ def initialize(model: Any, *, seed: int) -> None:
             for name in targets if computes and values else ():
                 parameters[name].data.copy_(values[name])
                 problems.extend(_value_problems(name, values[name]))
-                if name == embedding_name:
-                    problems.extend(_scale_problems(name, parameters[name], twin.get_input_embeddings(), model.config))
 
     problems.extend(
         f"{name}: transformers' _init_weights gives it no value"
         for name, parameter in model.named_parameters()
         if id(parameter) not in written
     )
+    embedding = model.get_input_embeddings()
+    with deepspeed.zero.GatheredParameters([embedding.weight]):  # again: as the model keeps it
+        if computes:
+            problems.extend(_scale_problems(embedding, model.config))
     if partitioned and dist.get_world_size() > 1:
         dist.broadcast_object_list(box := [problems], src=0)
         problems = box[0]
@@ -193,7 +201,7 @@ def _value_problems(name: str, value: Tensor) -> Iterator[str]:
         yield f"{name}: {int((~torch.isfinite(value)).sum())} of {value.numel()} first values are not finite"
 
 
-def _scale_problems(name: str, parameter: Tensor, embedding: Any, hf_config: Any) -> Iterator[str]:
+def _scale_problems(embedding: Any, hf_config: Any) -> Iterator[str]:
     """Compares the embedding as it lies in the model with the scale that the config promises.
 
     transformers draws it from N(0, initializer_range) in every causal LM of 5.23 that has the field; torch's own
@@ -202,10 +210,10 @@ def _scale_problems(name: str, parameter: Tensor, embedding: Any, hf_config: Any
     expected = getattr(hf_config, "embedding_initializer_range", getattr(hf_config, "initializer_range", None))
     if not expected:
         return
-    rows = parameter.detach().float()
+    rows = embedding.weight.detach().float()
     if embedding.padding_idx is not None:  # this row is zero
         rows = rows[torch.arange(len(rows), device=rows.device) != embedding.padding_idx]
     std = float(rows.std())
     tolerance = 0.02 + 5 / math.sqrt(2 * rows.numel())  # 2 % and five standard errors of the estimate
     if not abs(std / expected - 1) <= tolerance:
-        yield f"{name}: standard deviation {std:.4g}, but the config asks for {expected:.4g}"
+        yield f"embedding: standard deviation {std:.4g}, but the config asks for {expected:.4g}"

@@ -13,12 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from pretrain.errors import DiptychError
-from pretrain.initialization import initialize, meta_model
+from pretrain.initialization import initialize, meta_model, refuse_second_zero3
 
 _TOKENIZER = "it comes from the tokenizer"
 _NOT_OURS_TO_TAKE = {
@@ -150,11 +149,9 @@ def build_model(
         dtype: dtype of the parameters. First values are computed in float32 and then rounded.
         attention: ``sdpa`` or ``flex``.
     """
-    if is_deepspeed_zero3_enabled():
-        raise DiptychError(
-            "an HfDeepSpeedConfig is alive: transformers would partition the model a second time. Drop it"
-        )
+    refuse_second_zero3()
     with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(no_init_weights())  # all values are written below; transformers' own would be lost work
         if zero3_config is not None:
             stack.enter_context(deepspeed.zero.Init(config_dict_or_path=zero3_config))
@@ -237,9 +234,8 @@ def check_plain_head(model: Any) -> None:
         generator = torch.Generator().manual_seed(0)
         # Large values, so that a cap shows.
         hidden = 30 * torch.randn(1, 3, head.in_features, generator=generator)
-        stand_in = nn.Linear(head.in_features, 8, bias=False)
-        with torch.no_grad():
-            stand_in.weight.normal_(generator=generator)
+        stand_in = nn.Linear(head.in_features, 8, bias=False, device="meta")  # meta: draws no random numbers
+        stand_in.weight = nn.Parameter(torch.randn(8, head.in_features, generator=generator))
         input_ids = torch.zeros(1, 3, dtype=torch.long)
         calls: list[dict[str, Any]] = []
 
@@ -338,6 +334,6 @@ def _refuse_model(model_type: str, twin: Any) -> None:
         raise DiptychError(f"model.type: {model_type!r} has neither SDPA nor FlexAttention in transformers")
     if any(getattr(module, "is_causal", True) is False for module in twin.modules()):
         raise DiptychError(
-            f"model.type: {model_type!r} would not be causal after export. Set model.fields.is_decoder: true if the type"
-            " has it, or choose another type"
+            f"model.type: {model_type!r} would not be causal after export. Set model.fields.is_decoder: true if the"
+            " type has it, or choose another type"
         )

@@ -15,22 +15,21 @@ from pretrain.errors import DiptychError
 from pretrain.masks import block_mask, dense_mask
 
 
-def attention_kernel(asked: str, device: torch.device) -> str:
-    """The attention implementation for a device: ``sdpa`` or ``flex_attention``, by the name transformers uses.
+def check_attention(attention: str, device: torch.device) -> None:
+    """Refuses an attention kernel (``sdpa`` or ``flex``) that cannot train here.
 
     Raises:
-        DiptychError: FlexAttention where it cannot train (CPU), or without the compiler that it needs.
+        DiptychError: FlexAttention on the CPU, or without the compiler that it needs.
     """
-    kernel = ("flex" if device.type == "cuda" else "sdpa") if asked == "auto" else asked
-    if kernel == "flex":
-        if device.type != "cuda":
-            raise DiptychError("model.attention: flex has no backward pass on the CPU; use auto or sdpa")
-        if not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang", "g++", "c++")):
-            raise DiptychError(
-                "model.attention: flex compiles its kernels and found no C++ compiler (cc, gcc, clang, g++, c++); "
-                "install one or set model.attention=sdpa"
-            )
-    return {"flex": "flex_attention", "sdpa": "sdpa"}[kernel]
+    if attention != "flex":
+        return
+    if device.type != "cuda":
+        raise DiptychError("model.attention: flex has no backward pass on the CPU; use auto or sdpa")
+    if not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang", "g++", "c++")):
+        raise DiptychError(
+            "model.attention: flex compiles its kernels and found no C++ compiler (cc, gcc, clang, g++, c++); "
+            "install one or set model.attention=sdpa"
+        )
 
 
 class BranchNetwork(nn.Module):

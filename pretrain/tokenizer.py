@@ -27,7 +27,7 @@ import sentencepiece
 import tokenizers
 from pydantic import BaseModel, ConfigDict, Field
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pretrain.errors import DiptychError
@@ -43,8 +43,6 @@ _SCORE_STEPS = 32
 _UNREACHABLE = -1e6
 # SentencePiece's reserved U+2585 and NUL would drop a line; line ends are bytes of their own in the vocabulary.
 _LINE_ENDS = re.compile("[\r\n\0\u2585]+")
-# No piece holds a tab, a line end, or a space after something else: cutting there changes no id and feeds the cache.
-_WORDS = f"{_SPACE}+[^{_SPACE}\\n\\t]*|[\\n\\t]+|[^{_SPACE}\\n\\t]+"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -85,6 +83,7 @@ class Tokenizer:
         vocab_size: ``len(hf)``, or more where the ids have holes: one above the highest id.
         fingerprint: SHA-256 (hex) over all that decides ids; stable across runs and machines.
         model: The SentencePiece model, where the tokenizer is one.
+        encoder: Copy of the backend that no special token can be reached in.
     """
 
     hf: PreTrainedTokenizerFast = field(compare=False)
@@ -94,8 +93,8 @@ class Tokenizer:
     predictors: tuple[int, ...]
     vocab_size: int
     fingerprint: str
-    model: bytes | None = field(default=None, compare=False, repr=False)
-    _encoder: tokenizers.Tokenizer = field(default=None, compare=False, repr=False)
+    model: bytes | None = field(compare=False, repr=False)
+    encoder: tokenizers.Tokenizer = field(compare=False, repr=False)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Encodes texts without adding special tokens.
@@ -108,7 +107,7 @@ class Tokenizer:
         """
         texts = list(texts)
         try:
-            return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+            return [encoding.ids for encoding in self.encoder.encode_batch_fast(texts, add_special_tokens=False)]
         except (TypeError, UnicodeError):
             for number, text in enumerate(texts):
                 _check_text(text, f"encode_batch: text {number}")
@@ -352,7 +351,6 @@ def _from_sentencepiece(proto: Any, names: Sequence[str]) -> tokenizers.Tokenize
         scores = [(piece.piece, piece.score if piece.type == _NORMAL else _UNREACHABLE) for piece in pieces]
         backend = tokenizers.Tokenizer(models.Unigram(scores, unk_id=names.index(_UNK), byte_fallback=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
     backend.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -402,7 +400,7 @@ def _finish(hf: PreTrainedTokenizerFast, predictor_tokens: int, model: bytes | N
         vocab_size=max(len(hf), 1 + max(hf.get_vocab().values())),
         fingerprint=_fingerprint(hf, ids),
         model=model,
-        _encoder=encoder,
+        encoder=encoder,
     )
 
 

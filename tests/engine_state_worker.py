@@ -17,6 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pretrain import engine_state
 from pretrain.engine_state import gather_state, optimizer_step, restore_state, start_state
 from pretrain.errors import DiptychError
 
@@ -40,7 +41,7 @@ def settings(case: str) -> tuple[dict[str, Any], str]:
         zero["reduce_scatter"] = False
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 2 // dist.get_world_size(),
+        "gradient_accumulation_steps": max(1, 2 // dist.get_world_size()),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "gradient_clipping": 1.0,
@@ -54,21 +55,25 @@ def settings(case: str) -> tuple[dict[str, Any], str]:
 
 
 class Block(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(WIDTH)
-        self.up = nn.Linear(WIDTH, 3 * WIDTH + 1)
-        self.down = nn.Linear(3 * WIDTH + 1, WIDTH, bias=False)
+        self.up = nn.Linear(WIDTH, width)
+        self.down = nn.Linear(width, WIDTH, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden + self.down(torch.nn.functional.gelu(self.up(self.norm(hidden))))
 
 
 class Model(nn.Module):
+    """Tied embedding; sizes that pad under stage 3, and a matrix and a vector that straddle two ranks under 1 and 2."""
+
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
-        self.blocks = nn.ModuleList([Block(), Block()])
+        self.blocks = nn.ModuleList([Block(31), Block(21)])
+        self.mix = nn.Linear(WIDTH, WIDTH)
+        self.scale = nn.Parameter(torch.ones(1))  # under stage 3 some ranks hold nothing of it
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
         self.head.weight = self.embedding.weight
 
@@ -76,7 +81,7 @@ class Model(nn.Module):
         hidden = self.embedding(tokens)
         for block in self.blocks:
             hidden = block(hidden)
-        logits = self.head(hidden[:, :-1]).float()
+        logits = self.head(self.mix(hidden[:, :-1]) * self.scale).float()
         # Summed over this rank's rows, divided by the global count: the world size takes back DeepSpeed's mean.
         nll = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
         return nll / (GLOBAL_BATCH * (tokens.shape[1] - 1))
@@ -168,6 +173,14 @@ def check_continuation(case: str, folder: Path) -> None:
     start_state(straight)
     assert optimizer_step(straight) == 0
     start = whole_state(straight, folder / "start")
+    torch.manual_seed(1)
+    for name, parameter in Model().named_parameters():
+        first = parameter.detach().bfloat16().float() if "bf16" in case else parameter.detach()
+        assert torch.equal(start[name]["weight"], first), f"{name} is not as it was built"
+        assert not any(start[name][key].any() for key in start[name] if key != "weight")
+    assert holders(straight) >= min(2, dist.get_world_size()), (
+        "no parameter straddles the ranks: the test tests too little"
+    )
     losses = train(straight, 0, 3)
     middle, step = whole_state(straight, folder / "middle"), optimizer_step(straight)
     assert step == 3
@@ -197,6 +210,15 @@ def check_continuation(case: str, folder: Path) -> None:
     if dist.get_rank() == 0:
         (folder / "losses.json").write_text(json.dumps(losses))
     dist.barrier()
+
+
+def holders(engine: Any) -> int:
+    """The largest number of ranks that hold elements of one parameter."""
+    layout = engine_state._Layout(engine)
+    held = [layout.held(name, parameter).length for name, parameter in engine.module.named_parameters()]
+    count = torch.tensor([int(length > 0) for length in held])
+    dist.all_reduce(count)
+    return int(count.max())
 
 
 def check_restore_elsewhere(case: str, source: Path, folder: Path) -> None:

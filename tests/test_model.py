@@ -85,10 +85,9 @@ def test_distribution_is_transformers_own(name: str) -> None:
     for key, value in values(ours).items():
         other = reference[key]
         assert value.shape == other.shape and value.dtype == other.dtype, key
-        if other.numel() and other.float().std() == 0 or not isinstance(other, torch.nn.Parameter):
-            if key in dict(ours.named_buffers()) or len(other.unique()) == 1:
-                assert torch.equal(value, other), key
-                continue
+        if key in dict(ours.named_buffers()) or len(other.unique()) == 1:
+            assert torch.equal(value, other), key
+            continue
         error = 5 / (2 * other.numel()) ** 0.5 * 2**0.5
         assert abs(value.std() / other.std() - 1) < error, key
         assert abs(value.mean() - other.mean()) < 10 * other.std() / other.numel() ** 0.5, key
@@ -117,9 +116,8 @@ def test_value_does_not_depend_on_other_parameters(name: str) -> None:
     small, deep = values(build(name)), values(build(name, num_hidden_layers=3))
     assert len(deep) > len(small)
     assert all(torch.equal(value, deep[key]) for key, value in small.items())
-    assert not torch.equal(*(deep[key] for key in sorted(k for k in deep if k.endswith("down_proj.weight"))[:2])) or (
-        name == "gpt_neox"
-    )
+    weights = [value for key, value in deep.items() if key.endswith(("down_proj.weight", "4h_to_h.weight"))]
+    assert len(weights) == 3 and not torch.equal(weights[0], weights[1])
 
 
 def test_gpt2_residual_projections_are_rescaled() -> None:
@@ -164,7 +162,9 @@ def test_uninitialised_parameter_is_found(monkeypatch: pytest.MonkeyPatch) -> No
             original(self, module)
 
     monkeypatch.setattr(LlamaPreTrainedModel, "_init_weights", forgets_linear)
-    with pytest.raises(DiptychError, match=r"q_proj\.weight: transformers' _init_weights gives it no value.*and 12 more"):
+    with pytest.raises(
+        DiptychError, match=r"q_proj\.weight: transformers' _init_weights gives it no value.*and 12 more"
+    ):
         build()
 
 
@@ -194,12 +194,12 @@ def test_wrong_scale_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.nn.init.ones_(module.weight)
 
     monkeypatch.setattr(LlamaPreTrainedModel, "_init_weights", torch_default)
-    with pytest.raises(DiptychError, match=r"embed_tokens\.weight: standard deviation .* the config asks for 0\.02"):
+    with pytest.raises(DiptychError, match=r"embedding: standard deviation .* the config asks for 0\.02"):
         build()
 
 
 def test_module_seed_is_stable() -> None:
-    assert initialization.module_seed(0, "model.embed_tokens") == 0x26D2_0000 or True
+    assert initialization.module_seed(0, "model.embed_tokens") == 2461174871
     seeds = {initialization.module_seed(s, n) for s in (0, 1) for n in ("", "a", "a.b", "1")}
     assert len(seeds) == 8 and max(seeds) < 2**32
 
@@ -242,16 +242,19 @@ def _rank_main(folder: Path) -> None:
 
     from transformers import LlamaPreTrainedModel
 
+    with pytest.raises(DiptychError, match=r"asked for torch\.float32 parameters, .* makes torch\.bfloat16"):
+        build_model(
+            config_of(), seed=7, zero3_config=_zero3(torch.bfloat16, world), dtype=torch.float32, attention="sdpa"
+        )
     original = LlamaPreTrainedModel._init_weights
     LlamaPreTrainedModel._init_weights = lambda self, module: (
-        None if isinstance(module, torch.nn.Linear) else original(self, module)
+        torch.nn.init.zeros_(module.weight[1:]) if isinstance(module, torch.nn.Linear) else original(self, module)
     )
-    try:  # an error that rank 0 alone can see must reach all ranks
+    # Only rank 0 sees these values, but every rank must stop.
+    with pytest.raises(DiptychError, match=r"q_proj\.weight: 64 of 4096 first values are not finite"):
         build_model(
             config_of(), seed=7, zero3_config=_zero3(torch.float32, world), dtype=torch.float32, attention="sdpa"
         )
-    except DiptychError as error:
-        seen["error"] = str(error)
     torch.save(seen, folder / f"{world}-{rank}.pt")
 
 
@@ -261,7 +264,6 @@ def test_same_bits_on_any_ranks_and_stage(tmp_path: Path) -> None:
         run_ranks(Path(__file__), world, tmp_path)
     for file in ("1-0", "2-0", "2-1"):
         seen = torch.load(tmp_path / f"{file}.pt", weights_only=True)
-        assert "gives it no value" in seen.pop("error")
         for key, (count, got) in seen.items():
             name, dtype, _ = key.split("/")
             reference = build(name, dtype=getattr(torch, dtype.removeprefix("torch.")))
@@ -368,7 +370,7 @@ def test_auto_attention() -> None:
     assert choose_attention(auto, config_of("gpt2"), "cuda") == "sdpa"
     assert choose_attention(auto, config_of(), "cpu") == "sdpa"
     assert choose_attention(ModelConfig(fields=SIZES, attention="flex"), config_of(), "cpu") == "flex"
-    with pytest.raises(DiptychError, match="cannot build 'gpt2'.*flex"):
+    with pytest.raises(DiptychError, match=r"cannot build 'gpt2'.*flex"):
         build_model(config_of("gpt2"), seed=0, zero3_config=None, dtype=torch.float32, attention="flex")
 
 
@@ -426,12 +428,13 @@ def test_config_section() -> None:
     hf_config(ModelConfig(), **TOKENS, positions=128)
 
 
-def test_precision_of_the_engine_config_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_living_hf_deepspeed_config_is_refused() -> None:
     from transformers.integrations import HfDeepSpeedConfig
 
+    config = config_of()
     alive = HfDeepSpeedConfig(_zero3(torch.float32, 1))
     with pytest.raises(DiptychError, match="HfDeepSpeedConfig is alive"):
-        build()
+        build_model(config, seed=7, zero3_config=None, dtype=torch.float32, attention="sdpa")
     del alive
 
 

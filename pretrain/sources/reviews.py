@@ -5,6 +5,7 @@ nothing else. The polarity follows from the meaning, and every text gives it awa
 words: negation, concession, disappointed expectations and denied opinions put the same words on both sides.
 """
 
+import hashlib
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -282,10 +283,10 @@ class ReviewsSource(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["reviews"] = "reviews"
-    count: int = Field(20_000, ge=1, description="Number of records.")
-    seed: int = Field(0, description="Selects the corpus; record i depends on the seed and i only.")
+    count: int = Field(default=20_000, ge=1, description="Number of records.")
+    seed: int = Field(default=0, description="Selects the corpus; record i depends on the seed and i only.")
     views: tuple[str, ...] = Field(
-        ("review", "paraphrase"),
+        default=("review", "paraphrase"),
         min_length=2,
         description="Names of the views, two or more, all different; each is an independent wording of the meaning.",
     )
@@ -313,6 +314,16 @@ class ReviewsSource(BaseModel):
                 texts.append(text)
             views = dict(zip(self.views, texts, strict=True))
             yield Record(views=views, place=f"reviews:{index}", label=meaning.label)
+
+    def view_names(self) -> tuple[str, ...]:
+        """Return the views that every record has."""
+        return self.views
+
+    def fingerprint(self) -> str:
+        """Return a digest of sample records: it changes when the grammar does."""
+        sample = self.model_copy(update={"count": min(self.count, 200)})
+        texts = (text for record in sample.records() for text in record.views.values())
+        return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
     def _word(self, meaning: Meaning, index: int, view: int, attempt: int) -> str:
         return word_meaning(Draw(f"reviews/{self.seed}/{index}/view {view}/{attempt}"), meaning)

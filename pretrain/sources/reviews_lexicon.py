@@ -141,7 +141,7 @@ ASPECTS: Final[dict[str, Aspect]] = {
         "+the instructions, the manual, the user guide, the documentation",
         "clear, helpful, thorough, readable",
         "vague, useless, muddled, incomplete",
-        "answer every question, guide you step by step, spare you a lot of trouble",
+        "answer every question, lead you through every step, spare you a lot of trouble",
         "skip important steps, leave you guessing, confuse everybody",
     ),
     "support": _aspect(
@@ -487,7 +487,7 @@ ADJECTIVE_FRAMES: Final = (
     Frame("I remember {s} as {ad}", True),
     Frame("I thought of {s} as {ad}", True),
     Frame("I consider {s} {ad}", True),
-    Frame("in my eyes {s} {be} {ad}", True),
+    Frame("in my eyes {s} {be} {ad}", True, embeds=False),
     Frame("{s} seemed {ad} to me", True),
     Frame("{s} {be}, I think, {ad}", True),
     Frame("one has to admit that {s} {be} {ad}", True, embeds=False),

@@ -1,0 +1,50 @@
+"""Pre-train a language model from scratch on multi-view text.
+
+    python -m pretrain [CONFIG.yaml] [key=value ...]     one process
+    deepspeed launch/pretrain.sh [CONFIG.yaml] [key=value ...]     all GPUs of this node, or of a --hostfile
+
+Without a config the embedded default runs: a small model on generated reviews. Settings are dotted keys of the
+config; give them in YAML or as key=value.
+
+    --dry-run    print the resolved config, sizes and costs, run one mock step, write nothing
+    --help       this text
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from pretrain.command import run_command
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command ``python -m pretrain``."""
+    arguments = [argument for argument in argv if not argument.startswith("--local_rank")]
+    from pretrain.config_file import load_config, settings_help, split_arguments
+    from pretrain.errors import DiptychError
+
+    if "--help" in arguments or "-h" in arguments:
+        print(f"{__doc__}\nSettings, with their defaults:\n\n{settings_help()}")
+        return 0
+    dry_run = "--dry-run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
+    if unknown := [argument for argument in arguments if argument.startswith("-")]:
+        raise DiptychError(f"{unknown[0]}: unknown option; python -m pretrain --help lists all")
+    config = load_config(*split_arguments(arguments))
+    # One thread per core that a rank can have: more ranks than that would fight over the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_SIZE", 1)))))
+    from pretrain.distributed import start_ranks
+    from pretrain.trainer import pretrain
+
+    ranks = start_ranks(config.train.timeout_minutes)
+    if dry_run:
+        from pretrain.dry_run import dry_run as run_dry
+
+        run_dry(config, ranks)
+    else:
+        pretrain(config, ranks)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

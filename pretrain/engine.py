@@ -1,0 +1,129 @@
+"""Model, optimizer and DeepSpeed engine of a run."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from pretrain.config import Config, OptimizerConfig
+from pretrain.corpus import Corpus
+from pretrain.deepspeed_config import deepspeed_config
+from pretrain.distributed import Ranks
+from pretrain.engine_state import start_state
+from pretrain.errors import DiptychError
+from pretrain.learning_rate import learning_rate_factor
+from pretrain.model import build_model, choose_attention, hf_config
+from pretrain.network import BranchNetwork, check_attention
+from pretrain.schedule import Schedule
+from pretrain.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What training and checkpoints need of the model.
+
+    Attributes:
+        engine: The DeepSpeed engine around a :class:`BranchNetwork`.
+        hf_config: The Hugging Face config of the model.
+        attention: ``sdpa`` or ``flex``.
+        dtype: Of the computation; master weights are float32.
+    """
+
+    engine: Any
+    hf_config: Any
+    attention: str
+    dtype: torch.dtype
+
+
+def model_config(config: Config, tokenizer: Tokenizer, longest_position: int) -> Any:
+    """The Hugging Face config of the run's model."""
+    return hf_config(
+        config.model,
+        vocab_size=tokenizer.vocab_size,
+        bos=tokenizer.bos,
+        eos=tokenizer.eos,
+        pad=tokenizer.pad,
+        positions=longest_position,
+    )
+
+
+def longest_position(config: Config, corpus: Corpus) -> int:
+    """Position ids that any example of the corpus needs."""
+    longest = max(int(split.lengths.sum(axis=1).max(initial=1)) for split in (corpus.train, corpus.heldout))
+    return longest + 2 + config.objective.predictors
+
+
+def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
+    """Resolves ``train.precision``."""
+    if config.train.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.train.precision]
+
+
+def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: Ranks) -> BuiltEngine:
+    """Builds and initialises everything. Collective."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    dtype = compute_dtype(config, ranks.device)
+    attention = choose_attention(config.model, model_config, ranks.device.type)
+    check_attention(attention, ranks.device)
+    settings = deepspeed_config(
+        config,
+        micro_batch_rows=schedule.micro_batch_rows,
+        accumulation=schedule.accumulation,
+        world_size=ranks.world_size,
+        bfloat16=dtype == torch.bfloat16,
+    )
+    zero3 = settings if config.deepspeed.zero_stage == 3 else None
+    lm = build_model(model_config, seed=config.run.seed, zero3_config=zero3, dtype=dtype, attention=attention)
+    if config.model.activation_checkpointing:
+        # Reentrant checkpointing breaks ZeRO-3's gradient buckets (DeepSpeed issue 5321), so it is not on offer.
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+    network = BranchNetwork(lm, config.train.loss_chunk_tokens)
+    if zero3 is None:
+        network.to(ranks.device)
+    optimizer = make_optimizer(network, config.optimizer)
+    engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings, dist_init_required=False)
+    start_state(engine)
+    return BuiltEngine(engine, model_config, attention, dtype)
+
+
+def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW (or Muon for the hidden matrices); weight decay on matrices only.
+
+    Every parameter is in exactly one group: a predictor left out of all groups stays at its first value without any
+    error (it happened to others).
+    """
+    embeddings = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
+    head = network.lm.get_output_embeddings()  # type: ignore[operator, union-attr]
+    embeddings |= {id(parameter) for parameter in head.parameters()}
+    matrices: list[Tensor] = []
+    hidden: list[Tensor] = []
+    vectors: list[Tensor] = []
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            raise DiptychError(f"model: parameter {name} is frozen; training from scratch trains every parameter")
+        if len(getattr(parameter, "ds_shape", parameter.shape)) < 2:
+            vectors.append(parameter)
+        elif config.name == "muon" and id(parameter) not in embeddings:
+            hidden.append(parameter)
+        else:
+            matrices.append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": config.weight_decay, "lr": config.lr},
+        {"params": vectors, "weight_decay": 0.0, "lr": config.lr},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    return _muon(hidden, groups, config)
+
+
+def set_learning_rate(engine: Any, config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """Sets the learning rate of a step in every group; returns the factor."""
+    factor = learning_rate_factor(config, step, num_steps)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = factor * (config.muon_lr if group.get("use_muon") else config.lr)
+    return factor

@@ -1,0 +1,79 @@
+"""The folder of a run: what it is, and that it is not another run's."""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pretrain import __version__
+from pretrain.checkpoint import difference
+from pretrain.config import Config
+from pretrain.config_file import dump_config, identity
+from pretrain.errors import DiptychError
+
+_PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "sentencepiece", "numpy", "pyarrow")
+
+
+def check_run_folder(config: Config) -> None:
+    """Refuses a folder that this config must not write to.
+
+    Raises:
+        DiptychError: It holds something else, another run, or a run although ``run.resume`` is never.
+    """
+    folder = config.run.folder
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DiptychError(f"run.folder {folder}: is a file; choose another folder")
+    record = folder / "run.json"
+    if not record.is_file():
+        if any(folder.iterdir()):
+            raise DiptychError(f"run.folder {folder}: holds files that are no run; choose another or an empty folder")
+        return
+    if config.run.resume == "never":
+        raise DiptychError(f"run.folder {folder}: holds a run already; choose another folder or set run.resume=auto")
+    differences = difference(json.loads(record.read_text(encoding="utf-8"))["identity"], identity(config))
+    if differences:
+        raise DiptychError(
+            "\n  ".join([f"run.folder {folder}: holds another run; choose another folder. It differs in", *differences])
+        )
+
+
+def describe_run(config: Config, tokenizer: Path, step: int) -> None:
+    """Stores config, versions, git commit and tokenizer in the run folder; on resumption only the config, beside."""
+    folder = config.run.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    record = folder / "run.json"
+    if record.is_file():
+        (folder / f"config.resumed-at-{step}.yaml").write_text(dump_config(config), encoding="utf-8")
+        return
+    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    shutil.copytree(tokenizer, folder / "tokenizer")
+    content = {"identity": identity(config), "versions": versions(), "git": git_commit()}
+    record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    return {
+        "diptych": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def git_commit() -> dict[str, Any]:
+    """Commit of this source tree and whether it has changes; empty outside git."""
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}

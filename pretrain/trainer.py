@@ -1,0 +1,311 @@
+"""The story of a run: prepare, build, resume, train, evaluate, save, export."""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from pretrain.batch import Batch, BatchBuilder
+from pretrain.checkpoint import Checkpoints, RunState, difference, read_state, restore
+from pretrain.config import Config
+from pretrain.config_file import identity
+from pretrain.corpus import Corpus, read_corpus
+from pretrain.diagnosis import stop_not_finite
+from pretrain.distributed import Ranks
+from pretrain.engine import build_engine, longest_position, model_config, set_learning_rate
+from pretrain.engine_state import optimizer_step
+from pretrain.errors import DiptychError
+from pretrain.evaluation import Evaluator
+from pretrain.export import canary, export
+from pretrain.model import count_parameters, training_flops
+from pretrain.monitor import Monitor, memory_gib, peak_flops
+from pretrain.objectives.mixed import MixedObjective, make_branches
+from pretrain.packing import plan_epoch
+from pretrain.prepare import prepare
+from pretrain.progress import Progress, Totals, sum_over_ranks
+from pretrain.run_folder import check_run_folder, describe_run
+from pretrain.schedule import Schedule, Step
+from pretrain.tokenizer import load
+
+
+def pretrain(config: Config, ranks: Ranks) -> Path:
+    """Runs a config to its end. Collective.
+
+    Returns:
+        The Hugging Face folder of the trained model.
+    """
+    ranks.agree(lambda: check_run_folder(config))
+    corpus = read_corpus(ranks.main_first(lambda: prepare(config, quiet=not ranks.is_main)))
+    run = Run(config, corpus, ranks)
+    first = run.resume_or_start()
+    if first == 0:
+        run.evaluate(0)
+    for step, batches in run.batches(first):
+        run.train_step(step, batches)
+        done = step.index + 1
+        last = done == run.num_steps
+        if last or done % config.evaluation.every == 0:
+            run.evaluate(done)
+        if last or done % config.checkpoint.every == 0:
+            run.save(done)
+    return run.finish()
+
+
+class Run:
+    """The parts of a run and what each stage of it does with them."""
+
+    def __init__(self, config: Config, corpus: Corpus, ranks: Ranks) -> None:
+        self.config, self.corpus, self.ranks = config, corpus, ranks
+        self.tokenizer = load(str(corpus.folder / "tokenizer"), config.tokenizer)
+        special = self.tokenizer
+        self.branches = make_branches(
+            config.packing, config.objective, eos=special.eos, bos=special.bos, predictors=special.predictors
+        )
+        self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
+        self.schedule = make_schedule(config, corpus, self.branches, self.objective, ranks)
+        train = config.train
+        self.num_steps = train.steps or self.schedule.num_steps(train.epochs or 1.0)
+        self.builder = BatchBuilder(corpus.train, self.branches, config.packing.row_length, special.pad)
+        hf_config = model_config(config, self.tokenizer, longest_position(config, corpus))
+        self.built = build_engine(config, hf_config, self.schedule, ranks)
+        self.engine = self.built.engine
+        self.counts = count_parameters(hf_config)
+        self.evaluator = Evaluator(config, corpus, self.tokenizer, self.branches, ranks)
+        self.checkpoints = Checkpoints(config.run.folder / "checkpoints", config.checkpoint, ranks)
+        self.progress = Progress()
+        self.grad_norm = math.nan
+        self.last_evaluation: dict[str, float] = {}
+
+    def resume_or_start(self) -> int:
+        """Loads the checkpoint that the config asks for; returns the number of steps done. Collective."""
+        config, ranks = self.config, self.ranks
+        path, skipped = None, []
+        if config.run.resume == "auto":
+            path, skipped = self.checkpoints.newest()
+        elif config.run.resume != "never":
+            path = Path(config.run.resume)
+            if problem := self.checkpoints.problem(path):
+                raise DiptychError(f"run.resume {path}: {problem}")
+        first = 0
+        if path is not None:
+            state = read_state(path)
+            self._check_checkpoint(path, state)
+            restore(path, self.engine, state)
+            first = state.step
+            self.progress = Progress(state.label_tokens, state.tokens)
+        ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
+        self.monitor = Monitor(
+            config.run.folder, config.logging, active=ranks.is_main, first_step=first, num_steps=self.num_steps
+        )
+        for line in skipped:
+            self.monitor.say(line)
+        self._introduce(path)
+        return first
+
+    def batches(self, first: int) -> Iterator[tuple[Step, list[Batch]]]:
+        """Steps and this rank's micro-batches; the next step is built while this one trains."""
+
+        def build(index: int) -> tuple[Step, list[Batch]]:
+            step = self.schedule.step(index)
+            return step, [self.builder.build(micro_batch) for micro_batch in step.micro_batches]
+
+        with ThreadPoolExecutor(1) as background:
+            following = background.submit(build, first) if first < self.num_steps else None
+            for index in range(first, self.num_steps):
+                assert following is not None
+                current = following.result()
+                following = background.submit(build, index + 1) if index + 1 < self.num_steps else None
+                yield current
+
+    def train_step(self, step: Step, batches: list[Batch]) -> None:
+        """One optimizer step. Collective."""
+        started = time.perf_counter()
+        config, ranks, engine = self.config, self.ranks, self.engine
+        torch.manual_seed(_seed(config.run.seed, step.index, ranks.rank))
+        factor = set_learning_rate(engine, config.optimizer, step.index, self.num_steps)
+        totals = Totals()
+        for micro_batch, cpu_batch in zip(step.micro_batches, batches, strict=True):
+            batch = cpu_batch.to(ranks.device)
+            lm_sum, states = engine(batch)
+            terms = self.objective(states, lm_sum, batch, step)
+            totals += sum_over_ranks(terms, batch, ranks)
+            local = {"lm loss": float(terms.lm_sum), "pair loss": float(terms.pair_sum)}
+            if totals.not_finite:
+                self._stop("the loss", step, local, micro_batch, factor)
+            # DeepSpeed averages gradients over ranks; the loss is already divided by the counts of the whole step.
+            engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
+            engine.step()
+        grad_norm = float(engine.get_global_grad_norm())
+        if not math.isfinite(grad_norm):  # DeepSpeed has skipped the step without a word
+            self._stop("the gradient norm", step, local, step.micro_batches[-1], factor)
+        self.grad_norm = grad_norm
+        self.progress.add(totals, started)
+        done = step.index + 1
+        if done == 1 or done % config.logging.every == 0 or done == self.num_steps:
+            self.monitor.log(done, self._metrics(done, factor))
+        self.monitor.advance()
+
+    def evaluate(self, done: int) -> None:
+        """Held-out metrics and sample texts after ``done`` steps. Collective."""
+        self.last_evaluation = self.evaluator.run(self.engine)
+        self.monitor.log(done, self.last_evaluation)
+        self.monitor.samples(done, self.evaluator.samples(self.engine))
+
+    def save(self, done: int) -> None:
+        """Writes a checkpoint. Collective."""
+        state = RunState(
+            step=done,
+            label_tokens=self.progress.label_tokens,
+            tokens=self.progress.tokens,
+            optimizer_step=optimizer_step(self.engine),
+            identity=identity(self.config),
+            data_fingerprint=self.corpus.fingerprint,
+            model=self.built.hf_config.to_dict(),
+            dtype=str(self.built.dtype).removeprefix("torch."),
+            extra=self._facts(),
+        )
+        first_view = self.corpus.heldout.views(0)[0]
+        ids = [self.tokenizer.bos, *first_view.tokens][:32]
+        self.checkpoints.save(self.engine, state, canary(self.engine, ids, self.ranks.device))
+
+    def finish(self) -> Path:
+        """Exports the last checkpoint as a Hugging Face folder. Collective."""
+        out = self.config.run.folder / "export"
+        path, _ = self.checkpoints.newest()
+        assert path is not None
+
+        def write() -> None:
+            if self.ranks.is_main and not out.exists():
+                export(path, self.config.run.folder / "tokenizer", out)
+
+        self.ranks.agree(write)
+        self.monitor.say(f"model: {out} (open it with AutoModelForCausalLM.from_pretrained)")
+        self.monitor.close()
+        return out
+
+    def _introduce(self, checkpoint: Path | None) -> None:
+        config, schedule = self.config, self.schedule
+        plan = schedule.plan(0)
+        used = plan.num_tokens.sum() / (plan.num_rows * config.packing.row_length)
+        self.monitor.say(
+            f"{self.counts.total:,} parameters, {len(self.corpus.train):,} records, {plan.num_rows:,} rows an epoch "
+            f"({used:.1%} of positions used), {self.num_steps:,} steps of {config.train.rows_per_step} rows"
+        )
+        self.monitor.say(
+            f"{self.ranks.world_size} rank(s) on {self.ranks.device.type}, ZeRO-{config.deepspeed.zero_stage}, "
+            f"{str(self.built.dtype).removeprefix('torch.')}, accumulation {schedule.accumulation}; "
+            f"run folder {config.run.folder}" + (f"; resumed from {checkpoint}" if checkpoint else "")
+        )
+        if schedule.empty_share:
+            self.monitor.say(
+                f"note: {schedule.empty_share:.0%} of computed rows are empty, because train.rows_per_step "
+                f"{config.train.rows_per_step} is no multiple of ranks x train.micro_batch_rows"
+            )
+
+    def _check_checkpoint(self, path: Path, state: RunState) -> None:
+        """Refuses a checkpoint of another run; one that the user names may differ in optimizer and objective."""
+        named = self.config.run.resume != "auto"
+        prefixes = ("model.", "tokenizer.", "data.", "packing.", "run.seed", "train.rows_per_step") if named else ("",)
+        problems = difference(state.identity, identity(self.config), prefixes)
+        if state.data_fingerprint != self.corpus.fingerprint:
+            problems.append(f"data fingerprint: {state.data_fingerprint[:12]} -> {self.corpus.fingerprint[:12]}")
+        if problems:
+            raise DiptychError("\n  ".join([f"{path}: is a checkpoint of another model or other data:", *problems]))
+        if state.step > self.num_steps:
+            raise DiptychError(f"{path}: is at step {state.step}, the run ends at {self.num_steps}; raise train.steps")
+
+    def _metrics(self, done: int, factor: float) -> dict[str, float]:
+        totals, seconds = self.progress.take()
+        config = self.config
+        lm_loss = totals.lm_sum / max(1.0, totals.labels)
+        metrics = {"train/lm_loss": lm_loss, "train/loss": config.objective.gamma * lm_loss}
+        if self.objective.needs_branches:
+            pair_loss = totals.pair_sum / max(1.0, totals.pairs)
+            weight = self.objective.weight(done - 1)
+            metrics |= {"train/pair_loss": pair_loss, "train/lambda": weight}
+            metrics["train/loss"] += weight * pair_loss
+        metrics |= {
+            "train/lr": factor * config.optimizer.lr,
+            "train/grad_norm": self.grad_norm,
+            "train/epoch": self.schedule.epoch_of(done),
+            "train/label_tokens": self.progress.label_tokens,
+            "speed/label_tokens_per_second": totals.labels / seconds,
+            "speed/tokens_per_second": totals.tokens / seconds,
+            "speed/padding_share": 1 - totals.tokens / totals.positions,
+            "memory/gib": memory_gib(self.ranks.device),
+        }
+        peak = peak_flops(config.logging, self.ranks.device)
+        flops = training_flops(
+            self.built.hf_config,
+            self.counts,
+            tokens=int(totals.tokens),
+            labels=int(totals.labels),
+            visible=int(totals.visible),
+        )
+        if peak and flops:
+            metrics["speed/mfu"] = flops / seconds / (peak * self.ranks.world_size)
+        return metrics
+
+    def _facts(self) -> dict[str, object]:
+        splits = self.corpus.manifest["splits"]
+        paths = [Path(path).name for path in self.corpus.manifest["paths"]]
+        return {
+            "name": self.config.run.folder.name,
+            "parameters": self.counts.total,
+            "bos": self.tokenizer.hf.bos_token,
+            "evaluation": self.last_evaluation,
+            "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],
+        }
+
+    def _stop(self, what: str, step: Step, local: dict[str, float], micro_batch: object, factor: float) -> None:
+        stop_not_finite(
+            what,
+            step=step.index + 1,
+            local=local,
+            micro_batch=micro_batch,  # type: ignore[arg-type]
+            learning_rate=factor * self.config.optimizer.lr,
+            last_grad_norm=self.grad_norm,
+            corpus=self.corpus,
+            folder=self.config.run.folder,
+            ranks=self.ranks,
+        )
+
+
+def make_schedule(config, corpus, branches, objective, ranks):  # type: ignore[no-untyped-def]
+    """x"""
+    def plan(epoch: int):  # type: ignore[no-untyped-def]
+        return plan_epoch(
+            corpus.train.lengths,
+            corpus.train.complete,
+            branches,
+            config.packing.row_length,
+            seed=config.run.seed,
+            epoch=epoch,
+            branched=objective.needs_branches,
+            dropout=config.objective.dropout,
+        )
+
+    schedule = Schedule(
+        plan,
+        rows_per_step=config.train.rows_per_step,
+        micro_batch_rows=config.train.micro_batch_rows,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        group_rows=config.objective.group_rows,
+    )
+    rows = schedule.plan(0).num_rows
+    if rows < config.train.rows_per_step:
+        raise DiptychError(
+            f"train.rows_per_step: the corpus fills only {rows} rows of {config.packing.row_length} tokens, a step takes "
+            f"{config.train.rows_per_step}; lower train.rows_per_step or packing.row_length, or add data"
+        )
+    return schedule
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Seed of a step's model dropout on a rank, so that a resumed run draws what the straight one drew."""
+    return int.from_bytes(hashlib.sha256(f"{seed} step {step} rank {rank}".encode()).digest()[:8], "big") >> 1
