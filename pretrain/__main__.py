@@ -10,11 +10,10 @@ config; give them in YAML or as key=value.
     --help       this text
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
-from pretrain.command import run_command
+from pretrain.command import exit_rank, run_command
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,8 +30,6 @@ def main(argv: Sequence[str]) -> int:
     if unknown := [argument for argument in arguments if argument.startswith("-")]:
         raise DiptychError(f"{unknown[0]}: unknown option; python -m pretrain --help lists all")
     config = load_config(*split_arguments(arguments))
-    # One thread per core that a rank can have: more ranks than that would fight over the cores.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_SIZE", 1)))))
     from pretrain.distributed import start_ranks
     from pretrain.trainer import pretrain
 
@@ -47,4 +44,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    exit_rank(run_command(main))

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from pretrain.errors import DiptychError
 
@@ -10,7 +11,7 @@ from pretrain.errors import DiptychError
 def run_command(main: Callable[[Sequence[str]], int]) -> int:
     """Runs ``main(argv)``; prints a :class:`DiptychError` without a traceback.
 
-    Only rank 0 prints: the others stop for the same reason (``distributed.agree`` sees to that).
+    Only rank 0 prints: the others stop for the same reason (``Ranks.agree`` sees to that).
     """
     try:
         return main(sys.argv[1:])
@@ -20,3 +21,14 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def exit_rank(status: int) -> NoReturn:
+    """Ends a process that has joined a process group.
+
+    gloo's threads outlive the group, and a normal interpreter exit then sometimes aborts (seen with torch 2.13), which
+    would turn a finished run into a failed one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

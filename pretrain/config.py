@@ -77,6 +77,11 @@ class PackingConfig(Section):
         description="conditional: LM loss on the second view given the first. independent: LM loss on each alone.",
     )
     row_length: int = Field(256, ge=8, description="Tokens in a row; whole examples only.")
+    reserve_branches: bool = Field(
+        False,
+        description="Pack as if every pair had its branches, also with lambda 0 or dropout: both arms of a comparison "
+        "then see the same examples in every step, at the cost of padding.",
+    )
 
 
 class ObjectiveConfig(Section):
@@ -211,7 +216,9 @@ class Config(Section):
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = ModelConfig(
+        fields={"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+    )
     packing: PackingConfig = PackingConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig(steps=300)

@@ -238,3 +238,6 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield "deepspeed.offload_parameters: needs deepspeed.zero_stage 3"
     if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
         yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"
+    if config.optimizer.name == "muon" and config.optimizer.clip:
+        # DeepSpeed 0.19.8 clips after orthogonalisation in stages 1 to 3: a limit would only shrink Muon's update.
+        yield "optimizer.clip: muon's update has a norm of its own; set optimizer.clip to 0"

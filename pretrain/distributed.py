@@ -103,6 +103,9 @@ def start_ranks(timeout_minutes: int) -> Ranks:
         timeout=timedelta(minutes=timeout_minutes),
         verbose=False,
     )
+    if accelerator.device_name() == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # More threads than cores over all ranks of this machine would fight each other.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_SIZE", "1"))))
     device = torch.device(accelerator.device_name(local_rank) if accelerator.device_name() != "cpu" else "cpu")
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 

@@ -1,6 +1,7 @@
 """Model, optimizer and DeepSpeed engine of a run."""
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,46 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.O
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     return _muon(hidden, groups, config)
+
+
+def _muon(hidden: list[Tensor], others: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """DeepSpeed's Muon for the hidden matrices, torch's AdamW for the rest; arXiv 2502.16982."""
+    # Importing it compiles kernels, so only where it is asked for.
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    for group in others:
+        group |= {"use_muon": False, "betas": config.betas, "eps": config.eps}
+    muon = {
+        "params": hidden,
+        "use_muon": True,
+        "lr": config.muon_lr,
+        "momentum": 0.95,
+        "weight_decay": config.weight_decay,
+    }
+    for group in (muon, *others):
+        for parameter in group["params"]:  # type: ignore[attr-defined]
+            parameter.use_muon = group["use_muon"]
+    optimizer: torch.optim.Optimizer = MuonWithAuxAdam([muon, *others], adam_optimizer=torch.optim.AdamW)
+    return optimizer
+
+
+def step_engine(engine: Any) -> float | None:
+    """Takes the optimizer step after the last backward of a step, else only counts; returns the gradient norm then.
+
+    The norm is that of the whole gradient before clipping; not finite if DeepSpeed skipped the step. Collective.
+    """
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
+        return None
+    norm = None
+    if isinstance(engine.optimizer, torch.optim.Optimizer):
+        # Stage 0 in float32 has no ZeRO optimizer: DeepSpeed 0.19.8 reports no norm and would apply a NaN.
+        gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            return norm
+    engine.step()
+    return float(engine.get_global_grad_norm()) if norm is None else norm
 
 
 def set_learning_rate(engine: Any, config: OptimizerConfig, step: int, num_steps: int) -> float:

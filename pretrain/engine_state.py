@@ -144,7 +144,7 @@ class _Layout:
 
     def held(self, name: str, param: torch.Tensor) -> _Held:
         """Return what this rank holds of the named parameter."""
-        if id(param) not in self._held:
+        if id(param) not in self._held or not param.requires_grad:
             raise DiptychError(
                 f"the optimizer does not train parameter {name} (frozen, or in none of the parameter groups): "
                 "every parameter of the model must be trained"

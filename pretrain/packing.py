@@ -54,6 +54,7 @@ def plan_epoch(
     epoch: int,
     branched: bool,
     dropout: float = 0.0,
+    reserve_branches: bool = False,
 ) -> PackingPlan:
     """Packs every example of the corpus exactly once.
 
@@ -66,21 +67,22 @@ def plan_epoch(
         epoch: Number of the pass over the corpus; changes order and dropout.
         branched: Whether the objective needs branches at all.
         dropout: Share of examples without branches.
+        reserve_branches: Give every example the room of its branches, laid out or not.
     """
     count = len(lengths)
     order = np.argsort(random_keys(seed, "order", epoch, count), kind="stable")
     with_branches = np.full(count, branched)
     if branched and dropout:
         with_branches = random_keys(seed, "dropout", epoch, count) >= np.uint64(int(dropout * 2**64))
-    sizes = np.where(
-        with_branches, branches.num_tokens(lengths, branched=True), branches.num_tokens(lengths, branched=False)
-    )
-    if count and sizes.max() > row_length:
-        worst = int(sizes.argmax())
-        raise ValueError(f"example {worst} takes {sizes[worst]} positions, a row has {row_length}")
+    full = branches.num_tokens(lengths, branched=True)
+    sizes = np.where(with_branches, full, branches.num_tokens(lengths, branched=False))
+    room = full if reserve_branches else sizes
+    if count and room.max() > row_length:
+        worst = int(room.argmax())
+        raise ValueError(f"example {worst} takes {room[worst]} positions, a row has {row_length}")
     rows: list[list[int]] = []
     for window, start in enumerate(range(0, count, WINDOW)):
-        packed = _best_fit(order[start : start + WINDOW], sizes, row_length)
+        packed = _best_fit(order[start : start + WINDOW], room, row_length)
         shuffled = np.argsort(random_keys(seed, f"rows of window {window}", epoch, len(packed)), kind="stable")
         rows += [packed[index] for index in shuffled]
     examples = np.array([example for row in rows for example in row], dtype=np.int64)

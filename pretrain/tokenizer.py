@@ -17,6 +17,7 @@ import hashlib
 import io
 import itertools
 import json
+import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,8 +42,9 @@ _THREADS = 8
 _MAX_CHARS = 1000  # of a training line; in UTF-8 under the 4192 bytes that SentencePiece is made for
 _SCORE_STEPS = 32
 _UNREACHABLE = -1e6
-# SentencePiece's reserved U+2585 and NUL would drop a line; line ends are bytes of their own in the vocabulary.
-_LINE_ENDS = re.compile("[\r\n\0\u2585]+")
+# SentencePiece marks what it does not cover with U+2585 and drops a training line that holds one.
+_RESERVED = re.compile("[\0\u2585]+")
+_FILES = ("tokenizer*.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -63,7 +65,7 @@ class TokenizerConfig(BaseModel):
     )
     predictor_tokens: int = Field(default=4, ge=0, le=64, description="Number of distinct [PRED_i] pieces reserved.")
     sample_texts: int = Field(
-        default=200_000, gt=0, description="Texts used for training, spread evenly over the corpus."
+        default=200_000, gt=0, description="Most texts used for training; of more, a fixed even draw."
     )
     trust_remote_code: bool = Field(
         default=False, description="Run the Python code that an existing tokenizer brings along."
@@ -152,11 +154,11 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
         The tokenizer, with the ids of the SentencePiece model.
     """
     names = [_PAD, _UNK, _BOS, _EOS, *_predictor_names(config.predictor_tokens)]
-    least = len(names) + _BYTES + 1
-    if config.vocab_size < least:
+    fixed = len(names) + _BYTES
+    if config.vocab_size <= fixed:
         raise DiptychError(
             f"tokenizer.vocab_size: {config.vocab_size} is too small: {len(names)} special pieces and {_BYTES} bytes "
-            f"and the characters of the corpus need more than {least}"
+            f"take {fixed}, and the characters of the corpus come on top"
         )
     lines = [line for text in _sample(texts, config.sample_texts) for line in _lines(text)]
     if not lines:
@@ -289,26 +291,31 @@ def _check_text(text: object, place: str) -> None:
 
 
 def _sample(texts: Iterable[str], limit: int) -> list[str]:
-    """Takes up to ``limit`` texts, evenly spaced, in one pass and with at most twice as many in memory."""
-    kept: list[str] = []
-    stride = 1
+    """Draws up to ``limit`` texts in one pass, always the same ones, in their order.
+
+    Drawn, not every n-th: the views of a record follow each other, and a fixed step would meet only some kinds.
+    """
+    kept: list[tuple[int, str]] = []
+    draw = random.Random(0).random  # of the module's generators, the one promised never to change
     for number, text in enumerate(texts):
-        if number % stride:
+        slot = number if number < limit else int(draw() * (number + 1))
+        if slot >= limit:
             continue
-        if len(kept) == 2 * limit:
-            del kept[1::2]
-            stride *= 2
-            if number % stride:
-                continue
         _check_text(text, f"tokenizer: training text {number}")
-        kept.append(text)
-    count = min(limit, len(kept))
-    return [kept[number * len(kept) // count] for number in range(count)]
+        if slot == len(kept):
+            kept.append((number, text))
+        else:
+            kept[slot] = (number, text)
+    return [text for _, text in sorted(kept)]
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Cuts a text into training lines, long ones at a space: the trainer drops what is too long without a word."""
-    for line in _LINE_ENDS.split(text):
+    """Cuts a text into training lines, at a space where it can: the trainer drops what is too long without a word.
+
+    Line ends stay inside, so that pieces may hold them and a line's start is seen as it is met in a text. Only a cut
+    drops its space, as SentencePiece puts one in front of every line.
+    """
+    for line in _RESERVED.split(text):
         while len(line) > _MAX_CHARS:
             space = line.rfind(" ", 1, _MAX_CHARS)
             cut, rest = (space, space + 1) if space > 0 else (_MAX_CHARS, _MAX_CHARS)
@@ -422,12 +429,13 @@ def _encoder(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     model = spec["model"]
     if model.get("dropout"):
         model["dropout"] = None
-    keep = model.get("unk_token")  # these models look it up by name
     names: dict[str, str] = {}
     for token in spec["added_tokens"]:
-        if token["special"] and token["content"] != keep:
+        if token["special"]:
             names[token["content"]] = f"\uffff\U0010fffe{token['id']}\U0010ffff"
             token["content"] = names[token["content"]]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
     vocab = model["vocab"]
     if isinstance(vocab, dict):
         model["vocab"] = {names.get(piece, piece): number for piece, number in vocab.items()}
@@ -448,8 +456,10 @@ def _open(path: str, config: TokenizerConfig) -> Any:
     """Opens a folder or a hub name; asks the hub only for what is neither a folder nor in its cache."""
     folder = Path(path).expanduser()
     if folder.is_dir():
+        if not any(file.is_file() for pattern in _FILES for file in folder.glob(pattern)):
+            raise DiptychError(f"tokenizer.path: {path}: holds no tokenizer: expected a tokenizer.json or the like")
         try:
-            return _from_pretrained(str(folder), config, local_files_only=True)
+            return _from_pretrained(str(folder), config, _opener(folder), local_files_only=True)
         except Exception as error:  # transformers, its remote code and the Rust side raise all kinds
             raise DiptychError(
                 f"tokenizer.path: {path}: is not a folder of a Hugging Face tokenizer: {_one_line(error)}"
@@ -459,7 +469,7 @@ def _open(path: str, config: TokenizerConfig) -> Any:
     if not _HUB_NAME.fullmatch(path) or path.startswith("."):
         raise DiptychError(f"tokenizer.path: {path}: no such folder")
     try:
-        return _from_pretrained(path, config, local_files_only=True)
+        return _from_pretrained(path, config, AutoTokenizer, local_files_only=True)
     except Exception:
         pass
     try:
@@ -467,7 +477,7 @@ def _open(path: str, config: TokenizerConfig) -> Any:
         from huggingface_hub import HfApi
 
         HfApi().model_info(path, timeout=10)
-        return _from_pretrained(path, config, local_files_only=False)
+        return _from_pretrained(path, config, AutoTokenizer, local_files_only=False)
     except Exception as error:
         raise DiptychError(
             f"tokenizer.path: {path}: no such folder, and no tokenizer of that name in the hub's cache or to be had "
@@ -475,7 +485,16 @@ def _open(path: str, config: TokenizerConfig) -> Any:
         ) from error
 
 
-def _from_pretrained(path: str, config: TokenizerConfig, *, local_files_only: bool) -> Any:
-    return AutoTokenizer.from_pretrained(
-        path, trust_remote_code=config.trust_remote_code, local_files_only=local_files_only
-    )
+def _opener(folder: Path) -> Any:
+    """Chooses the class: for some model types beside it, AutoTokenizer rebuilds a plain tokenizer as something else."""
+    plain = ("TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizer")
+    settings = folder / "tokenizer_config.json"
+    if (folder / "tokenizer.json").is_file() and settings.is_file():
+        found = json.loads(settings.read_text(encoding="utf-8"))
+        if found.get("tokenizer_class") in plain and "auto_map" not in found:
+            return PreTrainedTokenizerFast
+    return AutoTokenizer
+
+
+def _from_pretrained(path: str, config: TokenizerConfig, opener: Any, *, local_files_only: bool) -> Any:
+    return opener.from_pretrained(path, trust_remote_code=config.trust_remote_code, local_files_only=local_files_only)

@@ -6,17 +6,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from pretrain.batch import Batch, BatchBuilder
+from pretrain.branches import Branches
 from pretrain.checkpoint import Checkpoints, RunState, difference, read_state, restore
 from pretrain.config import Config
 from pretrain.config_file import identity
 from pretrain.corpus import Corpus, read_corpus
 from pretrain.diagnosis import stop_not_finite
 from pretrain.distributed import Ranks
-from pretrain.engine import build_engine, longest_position, model_config, set_learning_rate
+from pretrain.engine import build_engine, longest_position, model_config, set_learning_rate, step_engine
 from pretrain.engine_state import optimizer_step
 from pretrain.errors import DiptychError
 from pretrain.evaluation import Evaluator
@@ -24,11 +26,11 @@ from pretrain.export import canary, export
 from pretrain.model import count_parameters, training_flops
 from pretrain.monitor import Monitor, memory_gib, peak_flops
 from pretrain.objectives.mixed import MixedObjective, make_branches
-from pretrain.packing import plan_epoch
+from pretrain.packing import PackingPlan, plan_epoch
 from pretrain.prepare import prepare
 from pretrain.progress import Progress, Totals, sum_over_ranks
 from pretrain.run_folder import check_run_folder, describe_run
-from pretrain.schedule import Schedule, Step
+from pretrain.schedule import MicroBatch, Schedule, Step
 from pretrain.tokenizer import load
 
 
@@ -138,9 +140,9 @@ class Run:
                 self._stop("the loss", step, local, micro_batch, factor)
             # DeepSpeed averages gradients over ranks; the loss is already divided by the counts of the whole step.
             engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
-            engine.step()
-        grad_norm = float(engine.get_global_grad_norm())
-        if not math.isfinite(grad_norm):  # DeepSpeed has skipped the step without a word
+            grad_norm = step_engine(engine)
+        assert grad_norm is not None
+        if not math.isfinite(grad_norm):
             self._stop("the gradient norm", step, local, step.micro_batches[-1], factor)
         self.grad_norm = grad_norm
         self.progress.add(totals, started)
@@ -261,12 +263,12 @@ class Run:
             "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],
         }
 
-    def _stop(self, what: str, step: Step, local: dict[str, float], micro_batch: object, factor: float) -> None:
+    def _stop(self, what: str, step: Step, local: dict[str, float], micro_batch: MicroBatch, factor: float) -> NoReturn:
         stop_not_finite(
             what,
             step=step.index + 1,
             local=local,
-            micro_batch=micro_batch,  # type: ignore[arg-type]
+            micro_batch=micro_batch,
             learning_rate=factor * self.config.optimizer.lr,
             last_grad_norm=self.grad_norm,
             corpus=self.corpus,
@@ -275,9 +277,16 @@ class Run:
         )
 
 
-def make_schedule(config, corpus, branches, objective, ranks):  # type: ignore[no-untyped-def]
-    """x"""
-    def plan(epoch: int):  # type: ignore[no-untyped-def]
+def make_schedule(
+    config: Config, corpus: Corpus, branches: Branches, objective: MixedObjective, ranks: Ranks
+) -> Schedule:
+    """The training schedule of this rank.
+
+    Raises:
+        DiptychError: The corpus does not fill one step.
+    """
+
+    def plan(epoch: int) -> PackingPlan:
         return plan_epoch(
             corpus.train.lengths,
             corpus.train.complete,
@@ -287,6 +296,7 @@ def make_schedule(config, corpus, branches, objective, ranks):  # type: ignore[n
             epoch=epoch,
             branched=objective.needs_branches,
             dropout=config.objective.dropout,
+            reserve_branches=config.packing.reserve_branches,
         )
 
     schedule = Schedule(

@@ -258,6 +258,15 @@ def check_errors(folder: Path) -> None:
     else:
         raise AssertionError("missing state was taken")
 
+    engine = build("zero0", seed=1)
+    engine.module.scale.requires_grad_(False)
+    try:
+        list(gather_state(engine))
+    except DiptychError as error:
+        assert "does not train parameter scale" in str(error), error
+    else:
+        raise AssertionError("a frozen parameter was taken")
+
 
 def main(folder: Path, *cases: str) -> None:
     torch.set_num_threads(1)
