@@ -10,7 +10,6 @@ config; give them in YAML or as key=value.
     --help       this text
 """
 
-import sys
 from collections.abc import Sequence
 
 from pretrain.command import exit_rank, run_command

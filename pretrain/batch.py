@@ -1,7 +1,8 @@
 """From rows of examples to the tensors of one forward pass."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,12 +51,12 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        moved = {
-            field.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        tensors: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
             for field in fields(self)
-            for value in [getattr(self, field.name)]
+            if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return Batch(**moved)
+        return replace(self, **tensors)
 
 
 class BatchBuilder:

@@ -152,7 +152,8 @@ class Branches:
         if self.layout == "conditional":
             return lengths[..., 1] + complete[..., 1]
         ends = complete.sum(axis=-1)
-        return lengths.sum(axis=-1) + ends - (0 if self.bos is not None else 2)
+        total: IntArray = lengths.sum(axis=-1) + ends - (0 if self.bos is not None else 2)
+        return total
 
     def longest_view(self, row_length: int) -> int:
         """The longest view such that a pair of two such views, with branches, fits a row."""

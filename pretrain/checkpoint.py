@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pretrain.config import CheckpointConfig
 from pretrain.distributed import Ranks
-from pretrain.engine_state import gather_state, optimizer_step, restore_state
+from pretrain.engine_state import gather_state, restore_state
 from pretrain.errors import DiptychError
 
 FORMAT = 1
@@ -160,7 +160,7 @@ class Checkpoints:
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest whole checkpoint, and a line about each broken one that was skipped. Collective."""
-        skipped = []
+        skipped: list[str] = []
         for path in sorted(self.folder.glob("step_????????"), reverse=True):
             problem = self.problem(path)
             if problem is None:
@@ -196,10 +196,10 @@ def read_state(path: Path) -> RunState:
 def restore(path: Path, engine: Any, state: RunState) -> None:
     """Sets the engine to a checkpoint. Collective."""
     with ExitStack() as stack:
-        where = {}
+        where: dict[str, Any] = {}
         for file in sorted(path.glob("state-*.safetensors")):
             handle = stack.enter_context(safe_open(file, framework="pt"))
-            where |= {key: handle for key in handle.keys()}  # noqa: SIM118: a safetensors file is no mapping
+            where |= {key: handle for key in handle.keys()}  # noqa: SIM118
 
         def read(name: str) -> dict[str, Tensor]:
             prefix = name.removeprefix("lm.") + "/"
@@ -219,7 +219,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for file in [*sorted(path.glob("state-*.safetensors")), path / "buffers.safetensors"]:
         if file.is_file():
             with safe_open(file, framework="pt") as handle:
-                for key in handle.keys():  # noqa: SIM118: a safetensors file is no mapping
+                for key in handle.keys():  # noqa: SIM118
                     name, _, kind = key.partition("/")
                     if kind in ("weight", ""):
                         weights[name] = handle.get_tensor(key)

@@ -95,9 +95,7 @@ class ObjectiveConfig(Section):
         description="Weight of the embedding-prediction loss; 0: no branch is laid out, a plain language model.",
     )
     lambda_warmup_steps: int = Field(0, ge=0, description="Steps over which lambda rises linearly from 0.")
-    distance: str = Field(
-        "cosine", description="D: cosine, l2, normalized_l2, mse or infonce (pretrain/objectives/)."
-    )
+    distance: str = Field("cosine", description="D: cosine, l2, normalized_l2, mse or infonce (pretrain/objectives/).")
     temperature: float = Field(0.07, gt=0, description="Temperature of infonce.")
     group_rows: int = Field(
         1, ge=1, description="infonce: consecutive rows of a step whose pairs are each other's negatives (any rank)."
@@ -165,9 +163,7 @@ class DeepSpeedConfig(Section):
     """The part of DeepSpeed's configuration that is ours to choose; the rest is generated."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(3, description="ZeRO stage.", json_schema_extra=FREE)
-    offload_optimizer: bool = Field(
-        False, description="Keep optimizer state in host memory.", json_schema_extra=FREE
-    )
+    offload_optimizer: bool = Field(False, description="Keep optimizer state in host memory.", json_schema_extra=FREE)
     offload_parameters: bool = Field(
         False, description="Keep parameters in host memory (stage 3).", json_schema_extra=FREE
     )

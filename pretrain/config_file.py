@@ -23,7 +23,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is no plain word", problem_mark=key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
             seen.add(key)
@@ -111,12 +115,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DiptychError(f"config {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise DiptychError(f"config {path}: not valid UTF-8 at byte {error.start}") from None
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DiptychError(f"{path}:{line}: not valid UTF-8; convert the file to UTF-8") from None
     try:
         tree = yaml.load(text, _UniqueKeyLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise DiptychError(f"{path}:{line}: invalid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a control character; a date that is none
+        raise DiptychError(f"{path}: invalid YAML: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -131,7 +138,7 @@ def _apply(tree: dict[str, Any], override: str) -> str | None:
         return f"{override!r}: expected key=value, e.g. train.steps=100"
     try:
         value = yaml.load(text, _UniqueKeyLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return f"{key}: {text!r} is no valid YAML value"
     *parents, last = key.split(".")
     node: Any = tree
@@ -153,7 +160,11 @@ def _apply(tree: dict[str, Any], override: str) -> str | None:
 
 def _describe(error: Any) -> str:
     """One pydantic error as ``path: what is wrong``."""
-    location = [part for part in error["loc"] if part not in _source_tags()]
+    parts = error["loc"]  # pydantic puts the type of a source behind its number
+    location = [
+        part for before, part in zip((None, *parts), parts, strict=False)
+        if not (isinstance(before, int) and part in _source_tags())
+    ]
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1])
@@ -161,9 +172,7 @@ def _describe(error: Any) -> str:
         prefix = key.rpartition(".")[0]
         if near:
             return f"{key}: unknown key; did you mean {prefix + '.' if prefix else ''}{near}?"
-        elsewhere = [
-            path for path, _, _ in _leaves(Config()) if path.rpartition(".")[2] == str(error["loc"][-1])
-        ]
+        elsewhere = [path for path, _, _ in _leaves(Config()) if path.rpartition(".")[2] == str(error["loc"][-1])]
         if elsewhere:
             return f"{key}: unknown key; did you mean {elsewhere[0]}?"
         return f"{key}: unknown key; known here: {', '.join(known)}"
@@ -233,7 +242,8 @@ def _contradictions(config: Config) -> Iterator[str]:
         for index, source in enumerate(getattr(data, key)):
             for view in data.views:
                 if view not in source.view_names():
-                    yield f"data.{key}.{index}: has views {', '.join(source.view_names())}, but data.views asks {view!r}"
+                    names = ", ".join(source.view_names())
+                    yield f"data.{key}.{index}: has views {names}, but data.views asks {view!r}"
     if config.deepspeed.offload_parameters and config.deepspeed.zero_stage != 3:
         yield "deepspeed.offload_parameters: needs deepspeed.zero_stage 3"
     if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:

@@ -1,11 +1,12 @@
 """Checks this implementation against values of the published code: ``python -m pretrain.conformance FOLDER``.
 
 The folder holds ``model/`` (a Hugging Face causal LM) and ``cases.json`` (a list under ``cases``; each with ``batch``,
-``predictors``, ``eos``, ``distance``, ``lm_loss``, ``jepa_loss`` and, if known, ``grad_norms``). Every case goes through
-the layout, packing, network and objective that training uses; values must agree to 2e-5 relative in float32.
+``predictors``, ``eos``, ``distance``, ``lm_loss``, ``jepa_loss`` and, if known, ``grad_norms``). Every case goes
+through the layout, packing, network and objective that training uses; values must agree to 2e-5 relative in float32.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def check_case(network: BranchNetwork, case: Mapping[str, Any]) -> dict[str, flo
     plan = plan_epoch(lengths, complete, branches, row_length, seed=0, epoch=0, branched=True)
     row, pairs = Tree(), []
     for example in plan.row(0)[0]:
-        tree, spans = branches.lay_out(*views[example], branched=True)
+        tree, spans = branches.lay_out(views[example][0], views[example][1], branched=True)
         offset = row.extend(tree)
         assert spans is not None
         pairs.append(spans.shifted(offset))
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     worst, values, failed = 0.0, 0, 0
     for number, case in enumerate(cases):
         differences = check_case(network, case)
-        name, difference = max(differences.items(), key=lambda item: item[1])
+        name, difference = max(differences.items(), key=lambda item: (math.isnan(item[1]), item[1]))
         worst, values = max(worst, difference), values + len(differences)
         verdict = "ok" if difference <= TOLERANCE else "DIFFERS"
         failed += verdict != "ok"

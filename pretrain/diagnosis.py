@@ -39,7 +39,9 @@ def stop_not_finite(
     records = [corpus.train.place(example) for row in micro_batch.rows if row for example in row.examples]
     rows = [(row.epoch, row.index) for row in micro_batch.rows if row]
     reports = ranks.gather({"rank": ranks.rank, "values": local, "rows": rows, "records": records})
-    bad = [report for report in reports if any(value != value or abs(value) == float("inf") for value in _values(report))]
+    bad = [
+        report for report in reports if any(value != value or abs(value) == float("inf") for value in _values(report))
+    ]
     path = folder / f"diagnosis-step-{step}.json"
     if ranks.is_main:
         content = {"step": step, "learning_rate": learning_rate, "last_grad_norm": last_grad_norm, "ranks": reports}

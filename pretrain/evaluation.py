@@ -25,9 +25,7 @@ from pretrain.tokenizer import Tokenizer
 class Evaluator:
     """Evaluates the engine on a fixed set of held-out rows."""
 
-    def __init__(
-        self, config: Config, corpus: Corpus, tokenizer: Tokenizer, branches: Branches, ranks: Ranks
-    ) -> None:
+    def __init__(self, config: Config, corpus: Corpus, tokenizer: Tokenizer, branches: Branches, ranks: Ranks) -> None:
         self.config = config
         self.corpus = corpus
         self.tokenizer = tokenizer

@@ -172,7 +172,8 @@ def main(argv: Sequence[str]) -> int:
         if not steps:
             raise DiptychError(f"{source}: the run has no checkpoint yet")
         source = steps[-1]
-    from pretrain.checkpoint import Checkpoints, CheckpointConfig
+    from pretrain.checkpoint import Checkpoints
+    from pretrain.config import CheckpointConfig
     from pretrain.distributed import Ranks
 
     problem = Checkpoints(source.parent, CheckpointConfig(), Ranks(0, 1, torch.device("cpu"))).problem(source)
@@ -182,7 +183,9 @@ def main(argv: Sequence[str]) -> int:
     if not tokenizer.is_dir():
         raise DiptychError(f"{tokenizer}: no tokenizer; a checkpoint is exported from within its run folder")
     difference = export(source, tokenizer, out)
-    print(f"{out}: {checkpoint_name(read_state(source).step)}, logits differ by {difference:.1e} from the training run's")
+    print(
+        f"{out}: {checkpoint_name(read_state(source).step)}, logits differ by {difference:.1e} from the training run's"
+    )
     return 0
 
 

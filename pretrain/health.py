@@ -30,7 +30,7 @@ def health(source: Tensor, target: Tensor, prediction: Tensor | None) -> dict[st
 
 
 def effective_rank(embeddings: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of the centred embeddings (Roy and Vetterli, 2007).
+    """Exp of the entropy of the normalised singular values of the centred embeddings (Roy and Vetterli, 2007).
 
     Between 1 (all on a line, or a point) and min(pairs - 1, width).
     """
@@ -61,6 +61,6 @@ def _matching(name: str, queries: Tensor, targets: Tensor) -> dict[str, float]:
         f"{name}_paired_cosine": paired,
         f"{name}_unpaired_cosine": unpaired,
         f"{name}_margin": paired - unpaired,
-        # Strictly nearer than every other target: a tie, as in a collapsed space, is no hit.
-        f"{name}_retrieval_at_1": float((own > others.max(dim=1).values).double().mean()),
+        # Nearer than every other target by more than rounding: a tie, as in a collapsed space, is no hit.
+        f"{name}_retrieval_at_1": float((own > others.max(dim=1).values + 1e-12).double().mean()),
     }

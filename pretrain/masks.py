@@ -7,7 +7,6 @@ over nothing is NaN).
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 

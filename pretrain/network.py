@@ -75,7 +75,7 @@ class BranchNetwork(nn.Module):
         states = torch.cat([states, states.new_zeros(missing, states.shape[1])])
         labels = torch.cat([labels, labels.new_full((missing,), IGNORE)])
         total = states.new_zeros((), dtype=torch.float32)
-        for part, wanted in zip(states.split(size), labels.split(size), strict=True):
+        for part, wanted in zip(torch.split(states, size), torch.split(labels, size), strict=True):
             if chunks > 1 and torch.is_grad_enabled():
                 total = total + checkpoint(self._chunk_loss, part, wanted, use_reentrant=False)
             else:

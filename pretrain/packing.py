@@ -5,6 +5,7 @@ accumulation, so the data order of a run is the same on any machine; ``schedule.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +100,8 @@ def plan_epoch(
 
 def _row_sums(values: IntArray, offsets: IntArray) -> IntArray:
     total = np.concatenate([[0], np.cumsum(values)])
-    return (total[offsets[1:]] - total[offsets[:-1]]).astype(np.int64)
+    sums: IntArray = (total[offsets[1:]] - total[offsets[:-1]]).astype(np.int64)
+    return sums
 
 
 def _best_fit(order: IntArray, sizes: IntArray, row_length: int) -> list[list[int]]:
@@ -136,7 +138,7 @@ def random_keys(seed: int, purpose: str, epoch: int, count: int) -> npt.NDArray[
     of a run must not.
     """
     with np.errstate(over="ignore"):
-        state = np.uint64(seed)
+        state: Any = np.uint64(seed)
         for part in [*purpose.encode(), epoch]:
             state = _mix(state + np.uint64(0x9E3779B97F4A7C15)) ^ np.uint64(part)
         return np.asarray(_mix(_mix(state) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)))

@@ -19,7 +19,8 @@ from pretrain.packing import PackingPlan
 class EpochPlanner(Protocol):
     """Gives the packing plan of an epoch."""
 
-    def __call__(self, epoch: int) -> PackingPlan: ...
+    def __call__(self, epoch: int) -> PackingPlan:
+        """The plan; a pure function of the epoch."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +158,9 @@ class Schedule:
 
     def _loads(self, counts: list[int]) -> IntArray:
         """Largest sum over ranks for each micro-batch."""
-        return (
-            np.array(counts, dtype=np.int64)
-            .reshape(self.accumulation, self.micro_batch_rows, self.world_size)
-            .sum(axis=1)
-            .max(axis=1)
-        )
+        shape = (self.accumulation, self.micro_batch_rows, self.world_size)
+        loads: IntArray = np.array(counts, dtype=np.int64).reshape(shape).sum(axis=1).max(axis=1)
+        return loads
 
     def _first_row(self, epoch: int) -> int:
         while len(self._first_rows) <= epoch:

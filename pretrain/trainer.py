@@ -85,7 +85,8 @@ class Run:
     def resume_or_start(self) -> int:
         """Loads the checkpoint that the config asks for; returns the number of steps done. Collective."""
         config, ranks = self.config, self.ranks
-        path, skipped = None, []
+        path: Path | None = None
+        skipped: list[str] = []
         if config.run.resume == "auto":
             path, skipped = self.checkpoints.newest()
         elif config.run.resume != "never":
@@ -310,8 +311,8 @@ def make_schedule(
     rows = schedule.plan(0).num_rows
     if rows < config.train.rows_per_step:
         raise DiptychError(
-            f"train.rows_per_step: the corpus fills only {rows} rows of {config.packing.row_length} tokens, a step takes "
-            f"{config.train.rows_per_step}; lower train.rows_per_step or packing.row_length, or add data"
+            f"train.rows_per_step: the corpus fills only {rows} rows of {config.packing.row_length} tokens, "
+            f"a step takes {config.train.rows_per_step}; lower train.rows_per_step or packing.row_length, or add data"
         )
     return schedule
 

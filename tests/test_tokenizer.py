@@ -121,11 +121,6 @@ def trained(request: pytest.FixtureRequest) -> Tokenizer:
     return train(corpus(), config(request.param))
 
 
-@pytest.fixture(scope="module", params=ALGORITHMS)
-def processor(request: pytest.FixtureRequest, trained: Tokenizer) -> sentencepiece.SentencePieceProcessor:
-    return reference(trained)
-
-
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

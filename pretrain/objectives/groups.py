@@ -44,7 +44,9 @@ class PairGroups:
         groups = torch.cat([self.groups, self.groups.new_full((missing,), -1)])
         all_groups = [torch.empty_like(groups) for _ in range(self.world_size)]
         dist.all_gather(all_groups, groups)
-        targets = _AllGather.apply(padded, self.world_size, self.rank)
+        targets: Tensor = _AllGather.apply(  # type: ignore[no-untyped-call]
+            padded, self.world_size, self.rank
+        )
         return targets, self.groups[:, None] == torch.cat(all_groups)[None, :], own + self.rank * self.capacity
 
 

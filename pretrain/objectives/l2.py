@@ -9,7 +9,8 @@ from pretrain.objectives.groups import PairGroups
 
 def l2(prediction: Tensor, target: Tensor, groups: PairGroups) -> Tensor:
     """Norm of the difference of each pair, shape [P], as published: it grows with the width, so weigh it with care."""
-    return torch.linalg.vector_norm(prediction - target, dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(prediction - target, dim=-1)
+    return norms
 
 
 def normalized_l2(prediction: Tensor, target: Tensor, groups: PairGroups) -> Tensor:

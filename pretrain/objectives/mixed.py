@@ -81,9 +81,7 @@ class MixedObjective:
         target = self.pool(states, batch.target_spans)
         if self.config.stop_gradient:
             target = target.detach()
-        groups = PairGroups(
-            batch.groups, self.config.temperature, batch.pair_capacity, self.group_world, self.rank
-        )
+        groups = PairGroups(batch.groups, self.config.temperature, batch.pair_capacity, self.group_world, self.rank)
         return self.distance(prediction, target, groups)
 
     def pool(self, states: Tensor, spans: Tensor) -> Tensor:
