@@ -43,9 +43,7 @@ class RunConfig(Section):
 class DataConfig(Section):
     """Which records are read and which of their views are used."""
 
-    sources: tuple[SourceConfig, ...] = Field(
-        (ReviewsSource(),), min_length=1, description="Where training records come from."
-    )
+    sources: tuple[SourceConfig, ...] = Field((ReviewsSource(),), description="Where training records come from.")
     heldout_sources: tuple[SourceConfig, ...] = Field(
         (), description="Where held-out records come from; empty: heldout_fraction of the training records."
     )
@@ -118,8 +116,8 @@ class ObjectiveConfig(Section):
 class TrainConfig(Section):
     """Length of the run and size of a step."""
 
-    steps: int | None = Field(None, ge=1, description="Optimizer steps; null: as many as epochs say.")
-    epochs: float | None = Field(None, gt=0, description="Passes over the corpus, when steps is null.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps; null: as many as epochs take.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the corpus; null, like steps: one.")
     rows_per_step: int = Field(16, ge=1, description="Rows of one optimizer step over all ranks and accumulation.")
     micro_batch_rows: int = Field(
         4, ge=1, description="Rows of one forward pass on one rank; accumulation follows.", json_schema_extra=FREE
@@ -136,8 +134,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of steps and epochs")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both")
         return self
 
 
@@ -212,12 +210,10 @@ class Config(Section):
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
-    model: ModelConfig = ModelConfig(
-        fields={"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
-    )
+    model: ModelConfig = ModelConfig()
     packing: PackingConfig = PackingConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    train: TrainConfig = TrainConfig(steps=300)
+    train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), json_schema_extra=FREE)

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pretrain.config import Config
+from pretrain.deepspeed_config import extra_problems
 from pretrain.errors import DiptychError
 from pretrain.objectives import OBJECTIVES
 
@@ -34,8 +36,19 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader would read as a number."""
+
+
+for _side in (_UniqueKeyLoader, _Dumper):
+    # YAML 1.1 takes 1e-3 for a word, because it has no dot.
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+
+
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Reads a config; without a path, the embedded default.
+    """Reads a config; without a path, the embedded default (``demo.yaml``).
 
     Args:
         path: YAML file.
@@ -44,7 +57,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     Raises:
         DiptychError: Lists every problem with its path and, for an unknown key, the nearest known one.
     """
-    tree = _read_yaml(path) if path else {}
+    tree = _read_yaml(path or Path(__file__).with_name("demo.yaml"))
     problems = [problem for override in overrides if (problem := _apply(tree, override))]
     try:
         config = Config.model_validate(tree)
@@ -53,8 +66,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     else:
         problems += list(_contradictions(config))
     if problems:
-        name = str(path) if path else "the command line"
-        head = f"{name}: {len(problems)} problem" + ("s" if len(problems) > 1 else "")
+        head = f"{path or 'config'}: {len(problems)} problem" + ("s" if len(problems) > 1 else "")
         raise DiptychError("\n  ".join([head, *problems]))
     return config
 
@@ -68,7 +80,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 def dump_config(config: Config) -> str:
     """The resolved config as YAML that :func:`load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, width=100)
+    return yaml.dump(config.model_dump(mode="json", by_alias=True), Dumper=_Dumper, sort_keys=False, width=100)
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -115,8 +127,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DiptychError(f"config {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DiptychError(f"{path}:{line}: not valid UTF-8; convert the file to UTF-8") from None
+        number = error.object[: error.start].count(b"\n") + 1
+        raise DiptychError(f"{path}:{number}: not valid UTF-8; convert the file to UTF-8") from None
     try:
         tree = yaml.load(text, _UniqueKeyLoader)
     except yaml.MarkedYAMLError as error:
@@ -162,7 +174,8 @@ def _describe(error: Any) -> str:
     """One pydantic error as ``path: what is wrong``."""
     parts = error["loc"]  # pydantic puts the type of a source behind its number
     location = [
-        part for before, part in zip((None, *parts), parts, strict=False)
+        part
+        for before, part in zip((None, *parts), parts, strict=False)
         if not (isinstance(before, int) and part in _source_tags())
     ]
     key = ".".join(str(part) for part in location)
@@ -236,6 +249,8 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"objective.predictors: needs {distinct} [PRED] tokens, but tokenizer.predictor_tokens is "
             f"{config.tokenizer.predictor_tokens}"
         )
+    if not data.sources:
+        yield "data.sources: names no source"
     if data.views[0] == data.views[1]:
         yield f"data.views: names {data.views[0]!r} twice"
     for key in ("sources", "heldout_sources"):
@@ -244,6 +259,7 @@ def _contradictions(config: Config) -> Iterator[str]:
                 if view not in source.view_names():
                     names = ", ".join(source.view_names())
                     yield f"data.{key}.{index}: has views {names}, but data.views asks {view!r}"
+    yield from extra_problems(config.deepspeed.extra)
     if config.deepspeed.offload_parameters and config.deepspeed.zero_stage != 3:
         yield "deepspeed.offload_parameters: needs deepspeed.zero_stage 3"
     if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:

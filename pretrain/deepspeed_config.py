@@ -82,7 +82,8 @@ def deepspeed_config(
     }
     if bfloat16:
         generated["bf16"] = {"enabled": True}
-    _check_extra(ours.extra)
+    if problems := extra_problems(ours.extra):
+        raise DiptychError("\n  ".join([f"deepspeed.extra: {len(problems)} problem(s)", *problems]))
     return _merged(generated, ours.extra)
 
 
@@ -94,20 +95,22 @@ def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def _check_extra(extra: Mapping[str, Any]) -> None:
-    problems = []
+def extra_problems(extra: Mapping[str, Any]) -> list[str]:
+    """What is wrong with ``deepspeed.extra``: unknown keys with the nearest known one, and generated keys."""
+    problems: list[str] = []
     for key, value in extra.items():
         place = f"deepspeed.extra.{key}"
         if key in OWN_KEYS:
             problems.append(f"{place}: generated; set {OWN_KEYS[key]} instead")
         elif key not in EXTRA_KEYS:
             near = difflib.get_close_matches(key, [*EXTRA_KEYS, *OWN_KEYS], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(EXTRA_KEYS)}"
+            hint = f"known: {', '.join(EXTRA_KEYS)}"
+            if near:
+                hint = f"did you mean {OWN_KEYS.get(near[0], near[0])}?"
             problems.append(f"{place}: unknown DeepSpeed key; {hint}")
         elif key in ("zero_optimization", "bf16"):
             problems += _section_problems(key, value)
-    if problems:
-        raise DiptychError("\n  ".join([f"deepspeed.extra: {len(problems)} problem(s)", *problems]))
+    return problems
 
 
 def _section_problems(section: str, value: Any) -> list[str]:

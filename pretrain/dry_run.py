@@ -135,19 +135,19 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
         f"{str(dtype).removeprefix('torch.')}, {schedule.micro_batch_rows} rows x {schedule.accumulation} per step"
     )
     say(
-        f"memory per rank       about {_gib(memory.device)}: states {_gib(memory.states - memory.host)}, "
-        f"gathered layers {_gib(memory.gathered)}, activations {_gib(memory.activations)}, logits {_gib(memory.logits)}"
-        + (f"; {_gib(memory.host)} in host memory" if memory.host else "")
+        f"memory per rank       about {_size(memory.device)}: states {_size(memory.states - memory.host)}, "
+        f"gathered layers {_size(memory.gathered)}, activations {_size(memory.activations)}, "
+        f"logits {_size(memory.logits)}" + (f"; {_size(memory.host)} in host memory" if memory.host else "")
     )
     checkpoint_bytes = counts.total * 12
-    say(f"disk per checkpoint   {_gib(checkpoint_bytes)}")
+    say(f"disk per checkpoint   {_size(checkpoint_bytes)}")
     builder = BatchBuilder(corpus.train, branches, config.packing.row_length, tokenizer.pad)
     free = _free_memory(ranks)
     if memory.device <= free:
         name, rows_here = "mock step", schedule.micro_batch_rows
     else:
         hf_config, rows_here = _shrunken(hf_config), 1
-        name = f"mock step of a shrunken model ({_gib(memory.device)} do not fit the {_gib(free)} free here)"
+        name = f"mock step of a shrunken model ({_size(memory.device)} do not fit the {_size(free)} free here)"
     # One micro-batch on each rank: accumulation would only repeat it.
     train = config.train.model_copy(
         update={"micro_batch_rows": rows_here, "rows_per_step": rows_here * ranks.world_size}
@@ -169,7 +169,7 @@ def _mock_step(
     engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
     norm = step_engine(engine)
     assert norm is not None
-    return ranks.sum(float(terms.loss))[0], norm
+    return ranks.sum(float(terms.loss.detach()))[0], norm
 
 
 def _shrunken(hf_config: Any) -> Any:
@@ -189,5 +189,5 @@ def _free_memory(ranks: Ranks) -> int:
     return int(psutil.virtual_memory().available / max(1, int(os.environ.get("LOCAL_SIZE", ranks.world_size))))
 
 
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _size(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -9,7 +9,6 @@ prepared again and changed ones never overwrite anything.
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -51,18 +50,18 @@ def prepare(config: Config, *, quiet: bool = False) -> Path:
     folder = config.data.folder / name
     if read_manifest(folder) is not None:
         return folder
-    config.data.folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=config.data.folder))
     try:
-        _write(config, inputs, scratch, quiet)
-        os.replace(scratch, folder)
+        config.data.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{name}.", suffix=".tmp", dir=config.data.folder) as scratch:
+            made = Path(scratch) / name  # the temporary folder itself is closed to other users
+            made.mkdir()
+            _write(config, inputs, made, quiet)
+            os.replace(made, folder)
     except OSError as error:
         if read_manifest(folder) is None:  # else: another process prepared the same corpus at the same time
             raise DiptychError(
                 f"data.folder {config.data.folder}: cannot write ({error.strerror}); free space or choose another"
             ) from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 

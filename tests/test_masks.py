@@ -52,9 +52,7 @@ def test_block_mask_follows_the_same_rule() -> None:
     batch = batch_of(branches, [draw_pairs(9, seed=1), draw_pairs(3, seed=2)], 300)
     rule = block_mask(batch.segments, batch.parents).mask_mod
     index = torch.arange(300)
-    found = torch.stack(
-        [rule(torch.tensor(row), torch.tensor(0), index[:, None], index[None, :]) for row in range(2)]
-    )
+    found = torch.stack([rule(torch.tensor(row), torch.tensor(0), index[:, None], index[None, :]) for row in range(2)])
     assert torch.equal(found, dense_mask(batch.segments, batch.parents)[:, 0])
 
 
@@ -261,5 +259,3 @@ def test_flex_is_refused_where_it_cannot_train(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", "")
     with pytest.raises(DiptychError, match=r"found no C\+\+ compiler.*model\.attention=sdpa"):
         check_attention("flex", torch.device("cuda"))
-
-

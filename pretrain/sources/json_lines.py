@@ -39,6 +39,12 @@ def checked_view(value: object, place: str, name: str) -> str:
     """The text of one view, refused when it is no string or empty."""
     if not isinstance(value, str):
         raise DiptychError(f"{place}: view {name!r} is no string but {type(value).__name__}: {str(value)[:60]!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DiptychError(
+            f"{place}: view {name!r} holds half a surrogate pair, which no UTF-8 can hold; repair it"
+        ) from None
     if not value.strip():
         raise DiptychError(f"{place}: view {name!r} is empty; drop the record or fill it")
     return value

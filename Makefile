@@ -1,0 +1,28 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both build .venv first if it is not there.
+# PIP_ARGS passes options to every pip call, e.g. for a CPU build of torch.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RANKS ?= 2
+
+.PHONY: setup demo test lint
+
+setup: $(BIN)/.complete
+
+# torch first: the constraint keeps every later package from choosing another build of it.
+$(BIN)/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch
+	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	bash launch/pretrain.sh --num_gpus $(RANKS)
+
+test: setup lint
+	HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

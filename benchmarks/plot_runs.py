@@ -1,0 +1,52 @@
+"""Curves of runs side by side, from their metrics.jsonl: ``python benchmarks/plot_runs.py OUT.png NAME=RUN ...``."""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+PANELS = {
+    "eval/bits_per_byte": "held-out bits per byte",
+    "eval/pair_loss": "held-out pair distance D",
+    "health/views_margin": "cosine of pairs - of non-pairs",
+    "health/views_retrieval_at_1": "retrieval@1 (second view by first)",
+    "health/source_effective_rank": "effective rank of embeddings",
+    "health/source_std": "spread of embeddings (1 = isotropic)",
+}
+
+
+def read_metric(run: Path, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric; a later line of the same step wins, as after a resumption."""
+    values: dict[int, float] = {}
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if name in record:
+            values[record["step"]] = record[name]
+    steps = sorted(values)
+    return steps, [values[step] for step in steps]
+
+
+def main() -> None:
+    """The command."""
+    out, *named = sys.argv[1:]
+    figure, axes = plt.subplots(2, 3, figsize=(13, 6.5))
+    for axis, (metric, title) in zip(axes.flat, PANELS.items(), strict=True):
+        for item in named:
+            name, _, run = item.partition("=")
+            axis.plot(*read_metric(Path(run), metric), label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
