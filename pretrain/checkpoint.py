@@ -102,6 +102,20 @@ class Checkpoints:
             self._prune()
         return final
 
+    def check_room(self, num_parameters: int) -> None:
+        """Refuses a disk without room for one checkpoint, before any work is done.
+
+        Raises:
+            DiptychError: Names the space that is there and the space that a checkpoint takes.
+        """
+        needed = 12 * num_parameters  # master weight and two moments, float32
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise DiptychError(
+                f"run.folder {self.folder.parent}: {free / 2**30:.1f} GiB free, but one checkpoint takes "
+                f"{needed / 2**30:.1f} GiB; free space or choose a folder on another disk"
+            )
+
     def _write_parts(self, engine: Any, scratch: Path, canary: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
         """Writes this rank's files; returns size and checksum of every rank's files by name."""
         files: dict[str, dict[str, Any]] = {}

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import torch
+
 from pretrain.errors import DiptychError
 
 
@@ -13,6 +15,8 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
 
     Only rank 0 prints: the others stop for the same reason (``Ranks.agree`` sees to that).
     """
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every rank that it found none
     try:
         return main(sys.argv[1:])
     except DiptychError as error:

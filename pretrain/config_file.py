@@ -99,6 +99,12 @@ def settings_help() -> str:
     for key, default, field in _leaves(Config()):
         shown = yaml.safe_dump(default, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
         lines.append(f"  {key} = {shown}\n      {field.description}")
+    for name, model in _source_types().items():
+        lines.append(f"\nSettings of a source with type: {name}\n")
+        for key, field in model.model_fields.items():
+            if key != "type":
+                default = "(needed)" if field.is_required() else field.get_default(call_default_factory=True)
+                lines.append(f"  {key} = {default}\n      {field.description}")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from pretrain.engine_state import start_state
 from pretrain.errors import DiptychError
 from pretrain.learning_rate import learning_rate_factor
 from pretrain.model import build_model, choose_attention, hf_config
-from pretrain.network import BranchNetwork, check_attention
+from pretrain.network import BranchNetwork, check_attention, check_compiler
 from pretrain.schedule import Schedule
 from pretrain.tokenizer import Tokenizer
 
@@ -124,6 +124,7 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.O
 
 def _muon(hidden: list[Tensor], others: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """DeepSpeed's Muon for the hidden matrices, torch's AdamW for the rest; arXiv 2502.16982."""
+    check_compiler("optimizer.name", "muon", "set optimizer.name=adamw")
     # Importing it compiles kernels, so only where it is asked for.
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -80,6 +79,8 @@ def initialize(model: Any, *, seed: int) -> None:
         DiptychError: On all ranks, if transformers leaves a parameter uninitialised, gives it values that are not
             finite, or gives the embedding another scale than the config asks for.
     """
+    import deepspeed  # here: importing it starts its accelerator detection
+
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     # The side of a tie that transformers overwrites ("lm_head.weight") has no first value of its own.

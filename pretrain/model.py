@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import fields as dataclass_fields
 from typing import Any, Literal, NamedTuple
 
-import deepspeed
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
@@ -154,6 +153,8 @@ def build_model(
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(no_init_weights())  # all values are written below; transformers' own would be lost work
         if zero3_config is not None:
+            import deepspeed  # here: importing it starts its accelerator detection
+
             stack.enter_context(deepspeed.zero.Init(config_dict_or_path=zero3_config))
         try:
             model = AutoModelForCausalLM.from_config(

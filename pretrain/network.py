@@ -25,10 +25,16 @@ def check_attention(attention: str, device: torch.device) -> None:
         return
     if device.type != "cuda":
         raise DiptychError("model.attention: flex has no backward pass on the CPU; use auto or sdpa")
-    if not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang", "g++", "c++")):
+    check_compiler("model.attention", "flex", "set model.attention=sdpa")
+
+
+def check_compiler(setting: str, value: str, otherwise: str) -> None:
+    """Refuses a setting that compiles kernels where there is no compiler."""
+    compilers = ("cc", "gcc", "clang", "g++", "c++")
+    if not any(shutil.which(compiler) for compiler in compilers):
         raise DiptychError(
-            "model.attention: flex compiles its kernels and found no C++ compiler (cc, gcc, clang, g++, c++); "
-            "install one or set model.attention=sdpa"
+            f"{setting}: {value} compiles its kernels and found no C++ compiler ({', '.join(compilers)}); "
+            f"install one or {otherwise}"
         )
 
 

@@ -101,6 +101,7 @@ class Run:
             first = state.step
             self.progress = Progress(state.label_tokens, state.tokens)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
+        ranks.agree(lambda: self.checkpoints.check_room(self.counts.total))
         self.monitor = Monitor(
             config.run.folder, config.logging, active=ranks.is_main, first_step=first, num_steps=self.num_steps
         )

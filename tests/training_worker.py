@@ -35,7 +35,7 @@ class RecordedRun(trainer.Run):
 
     def __init__(self, config: Config, corpus: Corpus, ranks: Ranks) -> None:
         super().__init__(config, corpus, ranks)
-        self.record: dict[str, Any] = {"rows": {}, "predictors": list(self.tokenizer.predictors)}
+        self.record: dict[str, Any] = {"rows": {}, "checkpoints": {}, "predictors": list(self.tokenizer.predictors)}
         if self.options.get("published_bug"):  # the distance's gradient is not divided by the accumulation steps
             right = self.objective.weight
             self.objective.weight = lambda step: self.schedule.accumulation * right(step)
@@ -70,6 +70,8 @@ class RecordedRun(trainer.Run):
         if done == self.options.get("disk_full_at") and self.ranks.rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         super().save(done)
+        if self.ranks.is_main:
+            self.record["checkpoints"][done] = sorted(path.name for path in self.checkpoints.folder.iterdir())
 
     def evaluate(self, done: int) -> None:
         if self.options.get("whole"):
