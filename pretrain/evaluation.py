@@ -58,19 +58,21 @@ class Evaluator:
         step = self.schedule.step(0)
         lm_sum = pair_sum = 0.0
         num_pairs = 0
-        embeddings: list[tuple[Tensor, Tensor, Tensor]] = []
+        embeddings: list[tuple[Tensor, ...]] = []
         engine.eval()
         with torch.no_grad():
             for micro_batch in step.micro_batches:
                 batch = self.builder.build(micro_batch).to(self.ranks.device)
-                part, states = engine(batch)
-                lm_sum += float(part)
+                lm_part, states = engine(batch)
+                lm_sum += float(lm_part)
                 num_pairs += len(batch.groups)
                 pair_sum += float(self.objective.distances(states, batch).sum()) if batch.pair_capacity else 0.0
                 if len(batch.groups):
                     spans = (batch.source_spans, batch.target_spans, batch.prediction_spans)
-                    source, target, prediction = (self.objective.pool(states, part).cpu() for part in spans)
-                    embeddings.append((source, target, prediction))
+                    rows = [row.index for row in micro_batch.rows if row for branched in row.branched if branched]
+                    embeddings.append(
+                        (torch.tensor(rows), *(self.objective.pool(states, span).cpu() for span in spans))
+                    )
         engine.train()
         lm_sum, pair_sum, pairs = self.ranks.sum(lm_sum, pair_sum, num_pairs)
         metrics = {
@@ -107,11 +109,13 @@ class Evaluator:
         engine.train()
         return texts
 
-    def _health(self, embeddings: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
+    def _health(self, embeddings: list[tuple[Tensor, ...]]) -> dict[str, float]:
+        """Health figures of the first pairs, in the order of rows: the same pairs for any number of ranks."""
         local = tuple(torch.cat(parts) for parts in zip(*embeddings, strict=True)) if embeddings else None
         gathered = [part for part in self.ranks.gather(local) if part is not None]
-        limit = self.config.evaluation.health_pairs
-        source, target, prediction = (torch.cat(parts)[:limit] for parts in zip(*gathered, strict=True))
+        rows, *spaces = (torch.cat(parts) for parts in zip(*gathered, strict=True))
+        first = torch.argsort(rows, stable=True)[: self.config.evaluation.health_pairs]
+        source, target, prediction = (space[first] for space in spaces)
         return health(source, target, prediction if self.config.objective.predictors else None)
 
     def _labelled_bytes(self, examples: list[int]) -> int:

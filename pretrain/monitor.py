@@ -70,7 +70,7 @@ class Monitor:
             from torch.utils.tensorboard import SummaryWriter
 
             self._tensorboard = SummaryWriter(  # type: ignore[no-untyped-call]
-                str(folder / "tensorboard"), purge_step=first_step or None
+                str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
             )
         shown = sys.stderr.isatty() if config.progress_bar is None else config.progress_bar
         self._bar = tqdm.tqdm(

@@ -1,4 +1,4 @@
-"""The layout of one pair: every token sees what it would see in a sequence of its own, and nothing is counted wrongly."""
+"""The layout of one pair: every token sees what it would see in a sequence of its own, and all counts are right."""
 
 from collections import Counter
 from itertools import product

@@ -19,7 +19,7 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, raw in enumerate(file, start=1):
             place = f"{path}:{number}"
             try:
-                line = raw.decode("utf-8")
+                line = raw.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise DiptychError(
                     f"{place}: byte {error.start + 1} of the line is not valid UTF-8; convert the file to UTF-8"
