@@ -24,6 +24,7 @@ for argument; do
     fi
 done
 case "${1-}" in --help | -h) exec python "$here/pretrain.sh" "$@" ;; esac
+command -v deepspeed >/dev/null || { echo "error: no deepspeed on the PATH; run make setup" >&2; exit 1; }
 # shellcheck disable=SC2086 # launcher options are words without spaces
 exec deepspeed $launcher_options "$here/pretrain.sh" "$@"
 ":"""

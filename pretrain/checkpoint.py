@@ -99,7 +99,7 @@ class Checkpoints:
                 shutil.rmtree(scratch, ignore_errors=True)
             raise DiptychError(f"checkpoint of step {state.step}: {error}; free space or check the disk") from None
         if self.ranks.is_main:
-            self._prune()
+            self._prune(state.step)
         return final
 
     def check_room(self, num_parameters: int) -> None:
@@ -165,12 +165,13 @@ class Checkpoints:
         os.replace(scratch, final)
         _sync_folder(self.folder)
 
-    def _prune(self) -> None:
-        whole = sorted(path for path in self.folder.glob("step_????????") if (path / "manifest.json").is_file())
-        for path in whole[: -self.config.keep_last]:
-            step = int(path.name.removeprefix("step_"))
+    def _prune(self, saved: int) -> None:
+        # Later steps are left over from before a resumption and may be broken: they must not displace what was saved.
+        steps = {int(path.name.removeprefix("step_")): path for path in self.folder.glob("step_????????")}
+        whole = sorted(step for step, path in steps.items() if step <= saved and (path / "manifest.json").is_file())
+        for step in whole[: -self.config.keep_last]:
             if not (self.config.keep_every and step % self.config.keep_every == 0):
-                shutil.rmtree(path)
+                shutil.rmtree(steps[step])
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest whole checkpoint, and a line about each broken one that was skipped. Collective."""

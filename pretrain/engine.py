@@ -81,7 +81,7 @@ def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: R
     lm = build_model(model_config, seed=config.run.seed, zero3_config=zero3, dtype=dtype, attention=attention)
     if config.model.activation_checkpointing:
         # Reentrant checkpointing breaks ZeRO-3's gradient buckets (DeepSpeed issue 5321), so it is not on offer.
-        lm.gradient_checkpointing_enable({"use_reentrant": False})
+        lm.activation_checkpointing_enable({"use_reentrant": False})
     network = BranchNetwork(lm, config.train.loss_chunk_tokens)
     if zero3 is None:
         network.to(ranks.device)

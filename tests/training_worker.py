@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pretrain import trainer
 from pretrain.command import exit_rank, run_command
@@ -57,7 +58,12 @@ class RecordedRun(trainer.Run):
         self.record["rows"][step.index + 1] = sorted(row for part in self.ranks.gather(mine) for row in part)
         watched = self.options.get("movement") and step.index == 0
         before = self.gathered("weight") if watched else {}
+        calls: list[int] = []
+        blocks = (module for module in self.engine.module.modules() if isinstance(module, GradientCheckpointingLayer))
+        hook = next(blocks).register_forward_pre_hook(lambda *_: calls.append(1))
         super().train_step(step, batches)
+        hook.remove()
+        self.record["block_calls"] = len(calls) / len(batches)
         if watched:
             after, gradient = self.gathered("weight"), self.gathered("exp_avg")
             # Weight decay moves everything: what counts is what a gradient has reached, row by row.
