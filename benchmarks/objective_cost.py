@@ -3,7 +3,8 @@
     python benchmarks/objective_cost.py --captions train.jsonl --nlrx train.jsonl [--out results.json]
 
 Every arm trains the same pairs with the same model: forward, backward and an AdamW step. The arms take turns within
-each repetition, so a machine that slows down slows all of them; ratios are medians over repetitions of the ratio within one.
+each repetition, so a machine that slows down slows all of them; ratios are medians over repetitions of the ratio
+within one.
 
 Arms: plain LM (no branches); the mixed objective in one pass (branches); three separate passes per pair as published
 (text + code, text + [PRED], code alone), padded to the longest and padded to 512. The last three must agree in value.

@@ -4,12 +4,14 @@ Sections whose settings belong to one module (tokenizer, model, each source) are
 A field marked with ``FREE`` may change between a run and its resumption; every other field identifies the run.
 """
 
+import difflib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pretrain.model import ModelConfig
+from pretrain.objectives import OBJECTIVES
 from pretrain.sources import SourceConfig
 from pretrain.sources.reviews import ReviewsSource
 from pretrain.tokenizer import TokenizerConfig
@@ -20,7 +22,9 @@ FREE: dict[str, Any] = {"free_on_resume": True}
 class Section(BaseModel):
     """Frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, populate_by_name=True
+    )
 
 
 class RunConfig(Section):
@@ -111,6 +115,15 @@ class ObjectiveConfig(Section):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of pairs (per example and epoch) without branches.")
     dropout_rescale: bool = Field(False, description="Divide lambda by the kept share 1 - dropout.")
+
+    @field_validator("distance")
+    @classmethod
+    def _known_distance(cls, distance: str) -> str:
+        if distance not in OBJECTIVES:
+            near = difflib.get_close_matches(distance, OBJECTIVES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(OBJECTIVES)}"
+            raise ValueError(f"unknown distance; {hint}")
+        return distance
 
 
 class TrainConfig(Section):

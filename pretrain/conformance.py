@@ -73,13 +73,20 @@ def main(argv: Sequence[str]) -> int:
         raise DiptychError(f"{folder / 'cases.json'}: cannot be read ({error})") from None
     from transformers import AutoModelForCausalLM
 
-    lm = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation="sdpa")
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise DiptychError(f"{folder / 'model'}: cannot be opened ({' '.join(str(error).split())[:200]})") from None
     network = BranchNetwork(lm.train())
     worst, values, failed = 0.0, 0, 0
     for number, case in enumerate(cases):
-        differences = check_case(network, case)
+        try:
+            differences = check_case(network, case)
+        except KeyError as error:
+            raise DiptychError(f"{folder / 'cases.json'}: case {number} has no or a wrong {error}") from None
         name, difference = max(differences.items(), key=lambda item: (math.isnan(item[1]), item[1]))
-        worst, values = max(worst, difference), values + len(differences)
+        worst = difference if math.isnan(difference) else max(worst, difference)
+        values += len(differences)
         verdict = "ok" if difference <= TOLERANCE else "DIFFERS"
         failed += verdict != "ok"
         print(

@@ -12,22 +12,18 @@ from pydantic import ValidationError
 from pretrain.config import Config
 from pretrain.errors import DiptychError
 
-EXTRA_KEYS = (
-    "aio",
-    "bf16",
-    "comms_logger",
-    "communication_data_type",
-    "dump_state",
-    "flops_profiler",
-    "gradient_predivide_factor",
-    "memory_breakdown",
-    "prescale_gradients",
-    "steps_per_print",
-    "timers",
-    "wall_clock_breakdown",
-    "zero_optimization",
-)
-"""Top-level DeepSpeed keys that ``deepspeed.extra`` may set."""
+EXTRA_KEYS: dict[str, type | tuple[type, ...]] = {
+    "bf16": dict,
+    "communication_data_type": str,
+    "dump_state": bool,
+    "gradient_predivide_factor": (int, float),
+    "memory_breakdown": bool,
+    "prescale_gradients": bool,
+    "steps_per_print": int,
+    "wall_clock_breakdown": bool,
+    "zero_optimization": dict,
+}
+"""Top-level DeepSpeed keys that ``deepspeed.extra`` may set, and their types."""
 
 OWN_KEYS = {
     "train_batch_size": "train.rows_per_step",
@@ -103,11 +99,13 @@ def extra_problems(extra: Mapping[str, Any]) -> list[str]:
         if key in OWN_KEYS:
             problems.append(f"{place}: generated; set {OWN_KEYS[key]} instead")
         elif key not in EXTRA_KEYS:
-            near = difflib.get_close_matches(key, [*EXTRA_KEYS, *OWN_KEYS], n=1)
+            near = difflib.get_close_matches(key, [*EXTRA_KEYS, *OWN_KEYS], n=1, cutoff=0.75)
             hint = f"known: {', '.join(EXTRA_KEYS)}"
             if near:
                 hint = f"did you mean {OWN_KEYS.get(near[0], near[0])}?"
             problems.append(f"{place}: unknown DeepSpeed key; {hint}")
+        elif not isinstance(value, EXTRA_KEYS[key]):
+            problems.append(f"{place}: {value!r} is a {type(value).__name__}, which DeepSpeed does not expect here")
         elif key in ("zero_optimization", "bf16"):
             problems += _section_problems(key, value)
     return problems
@@ -117,10 +115,12 @@ def _section_problems(section: str, value: Any) -> list[str]:
     """Checks a section against DeepSpeed's own model of it."""
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
 
     place = f"deepspeed.extra.{section}"
-    if not isinstance(value, Mapping):
-        return [f"{place}: expected a mapping, found {value!r}"]
     problems = [
         f"{place}.{key}: generated; set {OWN_KEYS[f'{section}.{key}']} instead"
         for key in value
@@ -128,13 +128,19 @@ def _section_problems(section: str, value: Any) -> list[str]:
     ]
     model = {"zero_optimization": DeepSpeedZeroConfig, "bf16": DeepSpeedBF16Config}[section]
     known = [field.alias or name for name, field in model.model_fields.items()]
+    nested = {
+        "offload_param": DeepSpeedZeroOffloadParamConfig,
+        "offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
+    }
     try:
         model(**value)
     except ValidationError as error:
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"])
-            near = difflib.get_close_matches(key, known, n=1) if item["type"] == "extra_forbidden" else []
+            within = list(nested[str(item["loc"][0])].model_fields) if len(item["loc"]) > 1 else known
+            unknown = item["type"] == "extra_forbidden"
+            near = difflib.get_close_matches(str(item["loc"][-1]), within, n=1) if unknown else []
             hint = f"; did you mean {near[0]}?" if near else ""
-            reason = "unknown DeepSpeed key" if item["type"] == "extra_forbidden" else item["msg"]
+            reason = "unknown DeepSpeed key" if unknown else item["msg"]
             problems.append(f"{place}.{key}: {reason}{hint}")
     return problems

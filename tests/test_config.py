@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from pretrain.config import Config
 from pretrain.config_file import (
-    config_fingerprint,
     dump_config,
     identity,
     load_config,
@@ -240,8 +239,8 @@ def test_arguments_are_a_config_and_overrides() -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["objective.distance=cosin"], "objective.distance: unknown distance 'cosin'; did you mean cosine?"),
-        (["objective.distance=zzz"], "objective.distance: unknown distance 'zzz'; known: cosine, l2"),
+        (["objective.distance=cosin"], "objective.distance: unknown distance; did you mean cosine? (given 'cosin')"),
+        (["objective.distance=zzz"], "objective.distance: unknown distance; known: cosine, l2"),
         (["objective.distance=cosine", "objective.group_rows=2"], "objective.group_rows: cosine compares no pairs"),
         (["objective.distance=infonce", "objective.group_rows=3"], "objective.group_rows: 3 does not divide"),
         (["objective.gamma=0", "objective.lambda=0"], "objective.gamma: gamma and lambda are both 0"),
@@ -385,7 +384,7 @@ IDENTITY = [
 def test_what_a_resumption_may_change_is_no_part_of_the_identity(override: str) -> None:
     base, changed = load_config(None), load_config(None, [override])
     assert base != changed
-    assert identity(base) == identity(changed) and config_fingerprint(base) == config_fingerprint(changed)
+    assert identity(base) == identity(changed)
     assert override.partition("=")[0] not in identity(base)
 
 
@@ -393,7 +392,7 @@ def test_what_a_resumption_may_change_is_no_part_of_the_identity(override: str) 
 def test_what_makes_a_run_this_run_is_part_of_its_identity(override: str) -> None:
     full = ["train.steps=5", "train.rows_per_step=16", "model.fields={hidden_size: 32}"]
     base, changed = load_config(None, full), load_config(None, [*full, override])
-    assert config_fingerprint(base) != config_fingerprint(changed)
+    assert identity(base) != identity(changed)
     different = {key for key, value in identity(base).items() if identity(changed)[key] != value}
     key = override.partition("=")[0]
     assert different == {"model.fields" if key.startswith("model.fields") else key}
@@ -476,14 +475,14 @@ def test_extra_keys_merge_into_the_generated_ones() -> None:
     ("extra", "line"),
     [
         ("{stesp_per_print: 5}", "stesp_per_print: unknown DeepSpeed key; did you mean steps_per_print?"),
-        ("{zzz: 5}", "zzz: unknown DeepSpeed key; known: aio, bf16"),
+        ("{zzz: 5}", "zzz: unknown DeepSpeed key; known: bf16"),
         (
             "{zero_optimization: {overlap_com: true}}",
             "ZERO.overlap_com: unknown DeepSpeed key; did you mean overlap_comm?",
         ),
         ("{zero_optimization: {offload_param: {devize: cpu}}}", "ZERO.offload_param.devize: unknown DeepSpeed key"),
         ("{zero_optimization: {sub_group_size: many}}", "ZERO.sub_group_size: Input should be a valid integer"),
-        ("{zero_optimization: 3}", "zero_optimization: expected a mapping, found 3"),
+        ("{zero_optimization: 3}", "zero_optimization: 3 is a int, which DeepSpeed"),
         ("{zero_optimization: {stage: 2}}", "ZERO.stage: generated; set deepspeed.zero_stage instead"),
         ("{bf16: {enabled: true}}", "bf16.enabled: generated; set train.precision instead"),
         ("{train_batch_size: 5}", "train_batch_size: generated; set train.rows_per_step instead"),
@@ -495,7 +494,7 @@ def test_wrong_extra_keys_are_refused_with_what_to_do(extra: str, line: str) -> 
 
 
 def test_every_wrong_extra_key_is_listed() -> None:
-    extra = "{fp16: {}, zzz: 1, zero_optimization: {stage: 1, overlap_com: 2}, timers: {}}"
+    extra = "{fp16: {}, zzz: 1, zero_optimization: {stage: 1, overlap_com: 2}, dump_state: yes please}"
     lines = problems(None, f"deepspeed.extra={extra}", "run.sed=1")
     assert len(lines) >= 2 and lines[1].startswith("run.sed: unknown key")
     lines = problems(None, f"deepspeed.extra={extra}")
@@ -532,7 +531,7 @@ print("accepted")
             ["deepspeed.zero_stage=1", "deepspeed.offload_optimizer=true"],
             [
                 "deepspeed.offload_parameters=true",
-                "deepspeed.extra={zero_optimization: {sub_group_size: 9}, timers: {}}",
+                "deepspeed.extra={zero_optimization: {sub_group_size: 9}, dump_state: false}",
             ],
             ["optimizer.name=muon", "optimizer.clip=0"],
         )
