@@ -33,7 +33,8 @@ from pretrain.objectives.mixed import MixedObjective
 from pretrain.packing import plan_epoch
 from pretrain.schedule import Step
 from pretrain.sources import JsonlSource
-from pretrain.tokenizer import Tokenizer, TokenizerConfig, train
+from pretrain.tokenizer import Tokenizer, TokenizerConfig
+from pretrain.tokenizer_training import train
 
 ROW_LENGTH, ROWS = 256, 8
 MODEL = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6}

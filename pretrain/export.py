@@ -59,7 +59,8 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
         shutil.copytree(tokenizer_folder, scratch)
         _write_model(model, weights, scratch)
         difference = _compare(scratch, read_canary(checkpoint), state)
-        (scratch / "README.md").write_text(model_card(state, difference), encoding="utf-8")
+        card = model_card(state, difference, _tokenizer_class(scratch))
+        (scratch / "README.md").write_text(card, encoding="utf-8")
         os.replace(scratch, out)
     except OSError as error:
         raise DiptychError(f"{out}: cannot be written ({error.strerror or error}); free space") from None
@@ -93,6 +94,19 @@ def _compare(folder: Path, canary: Mapping[str, Tensor], state: RunState) -> flo
     return difference
 
 
+def _tokenizer_class(folder: Path) -> str:
+    """The class that a user opens the tokenizer with.
+
+    For some model types transformers 5.23's AutoTokenizer rebuilds a tokenizer as that type's own, with other ids.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    text = "A text, with 12 tokens\n  or  more: naïve (x) -> y."
+    plain = PreTrainedTokenizerFast.from_pretrained(folder)
+    same = AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == plain(text)["input_ids"]
+    return "AutoTokenizer" if same else "PreTrainedTokenizerFast"
+
+
 def canary(engine: Any, ids: Sequence[int], device: torch.device, positions: int = 4) -> dict[str, Tensor]:
     """Token ids, shape [1, length], and the engine's logits at the last positions, [1, positions, vocabulary].
 
@@ -110,7 +124,7 @@ def canary(engine: Any, ids: Sequence[int], device: torch.device, positions: int
     return {"ids": batch.cpu(), "logits": logits.contiguous()}
 
 
-def model_card(state: RunState, difference: float) -> str:
+def model_card(state: RunState, difference: float, tokenizer_class: str) -> str:
     """The README of an exported model."""
     identity, facts = state.identity, state.extra
     objective = "\n".join(
@@ -130,10 +144,10 @@ A {state.model["model_type"]} language model with {facts.get("parameters", 0):,}
 with Diptych {__version__} on multi-view text: next-token loss and embedding prediction (arXiv 2509.14252).
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, {tokenizer_class}
 
 model = AutoModelForCausalLM.from_pretrained("PATH")
-tokenizer = AutoTokenizer.from_pretrained("PATH")
+tokenizer = {tokenizer_class}.from_pretrained("PATH")
 ```
 
 The tokenizer puts `{facts.get("bos", "")}` before a text, as in training. The embedding of a text is the last hidden

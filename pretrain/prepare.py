@@ -26,7 +26,8 @@ from pretrain.config_file import load_config, split_arguments
 from pretrain.corpus import SplitWriter, TokenizedRecord, open_split, read_manifest, tokens_fingerprint
 from pretrain.errors import DiptychError
 from pretrain.sources import Record, SourceConfig
-from pretrain.tokenizer import Tokenizer, load, train
+from pretrain.tokenizer import Tokenizer, load
+from pretrain.tokenizer_training import train
 
 FORMAT = 1
 """Changes whenever the same inputs give other files."""

@@ -498,7 +498,7 @@ def test_every_wrong_extra_key_is_listed() -> None:
     lines = problems(None, f"deepspeed.extra={extra}", "run.sed=1")
     assert len(lines) >= 2 and lines[1].startswith("run.sed: unknown key")
     lines = problems(None, f"deepspeed.extra={extra}")
-    assert len(lines) == 1 + 4 and all(line.startswith("deepspeed.extra.") for line in lines[1:])
+    assert len(lines) == 1 + 5 and all(line.startswith("deepspeed.extra.") for line in lines[1:])
 
 
 def test_no_generated_key_can_be_given_as_extra() -> None:

@@ -16,7 +16,8 @@ from pretrain.errors import DiptychError
 from pretrain.packing import PackingPlan, plan_epoch, random_keys
 from pretrain.schedule import MicroBatch, Row, Schedule
 from pretrain.sources import JsonlSource
-from pretrain.tokenizer import TokenizerConfig, train
+from pretrain.tokenizer import TokenizerConfig
+from pretrain.tokenizer_training import train
 
 INDEPENDENT = Branches("independent", eos=2, bos=1, predictors=(9,))
 CONDITIONAL = Branches("conditional", eos=2, bos=1, predictors=(9, 10))

@@ -25,7 +25,8 @@ from pydantic import ValidationError
 from tokenizers import models, pre_tokenizers
 
 from pretrain.errors import DiptychError
-from pretrain.tokenizer import Tokenizer, TokenizerConfig, _sample, load, train
+from pretrain.tokenizer import Tokenizer, TokenizerConfig, load
+from pretrain.tokenizer_training import _sample, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DIPTYCH_SHARED", ROOT.parent / "shared")) / "data"
@@ -279,7 +280,7 @@ def test_same_texts_give_the_same_bytes(algorithm: str) -> None:
 def test_another_process_gives_the_same_bytes() -> None:
     script = (
         "import hashlib\nfrom tests.test_tokenizer import ALGORITHMS, config, corpus\n"
-        "from pretrain.tokenizer import train\n"
+        "from pretrain.tokenizer_training import train\n"
         "for name in ALGORITHMS:\n"
         "    t = train(corpus(), config(name)); print(hashlib.sha256(t.model).hexdigest(), t.fingerprint)\n"
     )

@@ -59,8 +59,11 @@ class RecordedRun(trainer.Run):
         watched = self.options.get("movement") and step.index == 0
         before = self.gathered("weight") if watched else {}
         calls: list[int] = []
-        blocks = (module for module in self.engine.module.modules() if isinstance(module, GradientCheckpointingLayer))
-        hook = next(blocks).register_forward_pre_hook(lambda *_: calls.append(1))
+        block = next(
+            module for module in self.engine.module.modules() if isinstance(module, GradientCheckpointingLayer)
+        )
+        # A part of the block: hooks of the block itself do not run when it is recomputed.
+        hook = next(block.children()).register_forward_pre_hook(lambda *_: calls.append(1))
         super().train_step(step, batches)
         hook.remove()
         self.record["block_calls"] = len(calls) / len(batches)
