@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -22,6 +23,10 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
     except DiptychError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            # A launcher kills all ranks when the first one fails: leave rank 0 the time to say why. Before the group
+            # is formed the ranks may be seconds apart; after that they fail together.
+            time.sleep(1 if torch.distributed.is_initialized() else 20)
         return 1
     except KeyboardInterrupt:
         return 130

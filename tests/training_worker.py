@@ -72,7 +72,7 @@ class RecordedRun(trainer.Run):
             # Weight decay moves everything: what counts is what a gradient has reached, row by row.
             moved = {name: (after[name] != before[name]) & (gradient[name] != 0) for name in before}
             self.record["moved"] = {name: part.reshape(len(part), -1).any(1).tolist() for name, part in moved.items()}
-        if step.index + 1 >= self.options.get("slow_from", self.num_steps):
+        if step.index + 1 >= self.options.get("slow_from", self.num_steps + 1):
             time.sleep(1)
 
     def save(self, done: int) -> None:

@@ -1,0 +1,104 @@
+"""Starting a run as users type it: the deepspeed launcher, the shell, plain Python; and what the screen shows."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = "launch/pretrain.sh"
+
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("launch")
+    tree = {
+        "run": {"folder": str(folder / "run")},
+        "data": {"folder": str(folder / "data"), "sources": [{"type": "reviews", "count": 300}]},
+        "tokenizer": {"vocab_size": 700},
+        "model": {
+            "type": "llama",
+            "fields": {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            },
+        },
+        "train": {"steps": 2, "rows_per_step": 4, "micro_batch_rows": 2},
+        "evaluation": {"prompts": 1, "new_tokens": 4, "max_rows": 4},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def start(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": programs, "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"} | more
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+
+
+def run_lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_deepspeed_launcher_takes_the_script_with_options_config_and_overrides(config: Path) -> None:
+    folder = config.parent / "by-launcher"
+    done = start("deepspeed", "--num_gpus", "2", "--master_port", "29711", SCRIPT, str(config), f"run.folder={folder}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 rank(s) on cpu, ZeRO-3" in done.stderr
+    assert (folder / "export" / "model.safetensors").is_file()
+    assert run_lines(folder)[-1]["step"] == 2
+
+
+def test_the_shell_starts_the_same_run(config: Path) -> None:
+    folder = config.parent / "by-shell"
+    options = ("--num_gpus", "2", "--master_port=29712")
+    done = start("bash", SCRIPT, *options, str(config), f"run.folder={folder}", "logging.every=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    losses = [line["train/lm_loss"] for line in run_lines(folder) if "train/lm_loss" in line]
+    by_launcher = [line for line in run_lines(config.parent / "by-launcher") if "train/lm_loss" in line]
+    assert losses[0] == by_launcher[0]["train/lm_loss"] and len(losses) == 2
+
+
+def test_a_mistake_ends_all_ranks_with_one_line(config: Path) -> None:
+    done = start(
+        "deepspeed", "--num_gpus", "2", "--master_port", "29713", SCRIPT, str(config), "train.stepz=3", "data.views=[a]"
+    )
+    screen = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert screen.count("error: ") == 1 and "train.stepz: unknown key; did you mean train.steps?" in screen
+    assert "Traceback" not in screen
+
+
+def test_without_a_config_the_embedded_default_runs_and_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    settings = ("data.sources.0.count=400", "tokenizer.vocab_size=700", f"run.folder={tmp_path / 'run'}")
+    done = start("bash", SCRIPT, "--dry-run", *settings, f"data.folder={tmp_path / 'data'}", "train.rows_per_step=4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for figure in ("parameters", "tokens per step", "steps", "FLOPs", "memory per rank", "mock step: loss"):
+        assert figure in done.stdout, figure
+    assert "distance: infonce" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_settings_without_starting_anything() -> None:
+    done = start("bash", SCRIPT, "--help")
+    assert done.returncode == 0 and "objective.lambda = " in done.stdout and "[launch.py" not in done.stdout
+
+
+def test_no_compiler_is_needed_on_the_cpu_and_where_one_is_the_error_says_so(config: Path, tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "pretrain", str(config), f"run.folder={tmp_path / 'run'}")
+    empty = tmp_path / "no-programs"
+    empty.mkdir()
+    muon = start(*command, "optimizer.name=muon", "optimizer.clip=0", PATH=str(empty))
+    assert muon.returncode == 1 and "Traceback" not in muon.stderr
+    assert "error: optimizer.name: muon compiles its kernels and found no C++ compiler" in muon.stderr
+    plain = start(*command, PATH=str(empty))
+    assert plain.returncode == 0, plain.stderr
