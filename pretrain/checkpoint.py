@@ -87,7 +87,8 @@ class Checkpoints:
 
         def start() -> None:
             if self.ranks.is_main:
-                shutil.rmtree(scratch, ignore_errors=True)  # what an interrupted save of this run left
+                for left in self.folder.glob("step_????????.tmp"):  # by an interrupted save of this run
+                    shutil.rmtree(left)
                 scratch.mkdir(parents=True)
 
         self.ranks.agree(start)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,7 +46,8 @@ def stop_not_finite(
     path = folder / f"diagnosis-step-{step}.json"
     if ranks.is_main:
         content = {"step": step, "learning_rate": learning_rate, "last_grad_norm": last_grad_norm, "ranks": reports}
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with suppress(OSError):  # what stops the run must be said, even if the disk is full, too
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     culprits = ", ".join(f"rank {report['rank']}" for report in bad) or "every rank's gradients together"
     terms = ", ".join(f"{name} {value:.4g}" for report in bad[:1] for name, value in report["values"].items())  # type: ignore[attr-defined]
     raise DiptychError(

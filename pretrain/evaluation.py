@@ -41,11 +41,13 @@ class Evaluator:
             branched=True,
         )
         self.num_rows = min(config.evaluation.max_rows, plan.num_rows)
+        # A group is computed at once, however few rows a training step has.
+        unit = config.objective.group_rows // math.gcd(config.objective.group_rows, ranks.world_size)
         # One "step" of the schedule is the whole evaluation, so ranks share its rows as they share a training step's.
         self.schedule = Schedule(
             lambda epoch: plan,
             rows_per_step=self.num_rows,
-            micro_batch_rows=config.train.micro_batch_rows,
+            micro_batch_rows=math.ceil(config.train.micro_batch_rows / unit) * unit,
             rank=ranks.rank,
             world_size=ranks.world_size,
             group_rows=config.objective.group_rows,

@@ -1,7 +1,6 @@
 """What a run tells while it trains: progress bar, metrics.jsonl and TensorBoard under the same names."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import tqdm
 
 from pretrain.config import LoggingConfig
+from pretrain.errors import DiptychError
 
 # Dense bfloat16 peak in TFLOP/s without sparsity, from the vendors' data sheets.
 _PEAK_TFLOPS = {
@@ -62,8 +62,8 @@ class Monitor:
         self._tensorboard: Any = None
         if not active:
             return
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._samples = (folder / "samples.txt").open("a", encoding="utf-8")
+        self._metrics, self._samples = folder / "metrics.jsonl", folder / "samples.txt"
+        _append(self._metrics, "")
         if first_step:
             self._line({"event": "resume", "step": first_step})
         if config.tensorboard:
@@ -120,8 +120,7 @@ class Monitor:
         if not self.active or not texts:
             return
         blocks = [f"[{prompt}] {continuation}" for prompt, continuation in texts]
-        self._samples.write(f"--- step {step}\n" + "\n".join(blocks) + "\n")
-        self._samples.flush()
+        _append(self._samples, f"--- step {step}\n" + "\n".join(blocks) + "\n")
         if self._tensorboard:
             self._tensorboard.add_text("samples", "\n\n".join(blocks), step)
 
@@ -136,15 +135,19 @@ class Monitor:
         if not self.active:
             return
         self._bar.close()
-        self._file.close()
-        self._samples.close()
         if self._tensorboard:
             self._tensorboard.close()
 
     def _line(self, values: dict[str, Any]) -> None:
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        _append(self._metrics, json.dumps(values) + "\n")
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise DiptychError(f"{path}: cannot be written ({error.strerror}); free space, then resume") from None
 
 
 def _duration(seconds: float) -> str:

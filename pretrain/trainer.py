@@ -102,8 +102,10 @@ class Run:
             self.progress = Progress(state.label_tokens, state.tokens)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
         ranks.agree(lambda: self.checkpoints.check_room(self.counts.total))
-        self.monitor = Monitor(
-            config.run.folder, config.logging, active=ranks.is_main, first_step=first, num_steps=self.num_steps
+        self.monitor = ranks.agree(
+            lambda: Monitor(
+                config.run.folder, config.logging, active=ranks.is_main, first_step=first, num_steps=self.num_steps
+            )
         )
         for line in skipped:
             self.monitor.say(line)
@@ -150,14 +152,20 @@ class Run:
         self.progress.add(totals, started)
         done = step.index + 1
         if done == 1 or done % config.logging.every == 0 or done == self.num_steps:
-            self.monitor.log(done, self._metrics(done, factor))
+            metrics = self._metrics(done, factor)
+            ranks.agree(lambda: self.monitor.log(done, metrics))
         self.monitor.advance()
 
     def evaluate(self, done: int) -> None:
         """Held-out metrics and sample texts after ``done`` steps. Collective."""
         self.last_evaluation = self.evaluator.run(self.engine)
-        self.monitor.log(done, self.last_evaluation)
-        self.monitor.samples(done, self.evaluator.samples(self.engine))
+        texts = self.evaluator.samples(self.engine)
+
+        def write() -> None:
+            self.monitor.log(done, self.last_evaluation)
+            self.monitor.samples(done, texts)
+
+        self.ranks.agree(write)
 
     def save(self, done: int) -> None:
         """Writes a checkpoint. Collective."""
