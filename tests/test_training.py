@@ -562,6 +562,14 @@ def test_a_full_disk_on_one_rank_stops_all_and_spares_the_checkpoint_before(
     assert same_state(full.folder / "run", two.folder / "stage3", 10)
 
 
+def test_a_full_disk_while_logging_stops_all_ranks(two: Start, start: Callable[[str, int], Start]) -> None:
+    full = start("full-log", 2)
+    full.data = two.data
+    full.add("run", {"logging.every": 1}, log_full_at=3)
+    error = failed(full.run(check=False))
+    assert "metrics.jsonl: cannot be written (No space left on device)" in error
+
+
 def test_a_run_folder_of_another_run_is_refused(two: Start) -> None:
     before = (two.folder / "stage3/metrics.jsonl").read_bytes()
     settings = {**BASE, "run.folder": str(two.folder / "stage3"), "data.folder": str(two.data)}
