@@ -59,12 +59,14 @@ class Step:
         num_labels: Label tokens of the step over all ranks: what the LM loss is divided by.
         num_pairs: Pairs of the step over all ranks, those without branches included: what D is divided by.
         micro_batches: This rank's share.
+        epoch: Epochs consumed when the step is done.
     """
 
     index: int
     num_labels: int
     num_pairs: int
     micro_batches: tuple[MicroBatch, ...]
+    epoch: float = 0.0
 
 
 class Schedule:
@@ -154,6 +156,7 @@ class Schedule:
                 )
                 for start in range(0, places, together)
             ),
+            self.epoch_of(index + 1),
         )
 
     def _loads(self, counts: list[int]) -> IntArray:

@@ -152,7 +152,7 @@ class Run:
         self.progress.add(totals, started)
         done = step.index + 1
         if done == 1 or done % config.logging.every == 0 or done == self.num_steps:
-            metrics = self._metrics(done, factor)
+            metrics = self._metrics(step, factor)
             ranks.agree(lambda: self.monitor.log(done, metrics))
         self.monitor.advance()
 
@@ -230,20 +230,20 @@ class Run:
         if state.step > self.num_steps:
             raise DiptychError(f"{path}: is at step {state.step}, the run ends at {self.num_steps}; raise train.steps")
 
-    def _metrics(self, done: int, factor: float) -> dict[str, float]:
+    def _metrics(self, step: Step, factor: float) -> dict[str, float]:
         totals, seconds = self.progress.take()
         config = self.config
         lm_loss = totals.lm_sum / max(1.0, totals.labels)
         metrics = {"train/lm_loss": lm_loss, "train/loss": config.objective.gamma * lm_loss}
         if self.objective.needs_branches:
             pair_loss = totals.pair_sum / max(1.0, totals.pairs)
-            weight = self.objective.weight(done - 1)
+            weight = self.objective.weight(step.index)
             metrics |= {"train/pair_loss": pair_loss, "train/lambda": weight}
             metrics["train/loss"] += weight * pair_loss
         metrics |= {
             "train/lr": factor * config.optimizer.lr,
             "train/grad_norm": self.grad_norm,
-            "train/epoch": self.schedule.epoch_of(done),
+            "train/epoch": step.epoch,
             "train/label_tokens": self.progress.label_tokens,
             "speed/label_tokens_per_second": totals.labels / seconds,
             "speed/tokens_per_second": totals.tokens / seconds,
