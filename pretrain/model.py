@@ -59,7 +59,7 @@ class ModelConfig(BaseModel):
     )
     activation_checkpointing: bool = Field(
         False,
-        description="Recompute each block in the backward pass (non-reentrant): less memory, about 1.3x the time.",
+        description="Recompute each block in the backward pass (non-reentrant): less memory, more time.",
     )
 
     @model_validator(mode="after")
