@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-RANKS ?= 2
+# All GPUs, or two CPU ranks.
+RANKS ?= $(shell $(BIN)/python -c 'import torch; print(torch.cuda.device_count() or 2)')
 
 .PHONY: setup demo test lint
 

@@ -12,10 +12,10 @@ import matplotlib.pyplot as plt
 PANELS = {
     "eval/bits_per_byte": "held-out bits per byte",
     "eval/pair_loss": "held-out pair distance D",
-    "health/views_margin": "cosine of pairs - of non-pairs",
+    "health/views_unpaired_cosine": "cosine of views that are no pair (1 = collapsed)",
+    "health/views_margin": "cosine of pairs minus of non-pairs",
     "health/views_retrieval_at_1": "retrieval@1 (second view by first)",
     "health/source_effective_rank": "effective rank of embeddings",
-    "health/source_std": "spread of embeddings (1 = isotropic)",
 }
 
 
@@ -41,7 +41,7 @@ def main() -> None:
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=8)
     figure.tight_layout()

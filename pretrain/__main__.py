@@ -22,7 +22,8 @@ def main(argv: Sequence[str]) -> int:
     from pretrain.errors import DiptychError
 
     if "--help" in arguments or "-h" in arguments:
-        print(f"{__doc__}\nSettings, with their defaults:\n\n{settings_help()}")
+        print(f"{__doc__}\nSettings, with their defaults in a config (the embedded default sets some of its own, see")
+        print(f"pretrain/demo.yaml):\n\n{settings_help()}")
         return 0
     dry_run = "--dry-run" in arguments
     arguments = [argument for argument in arguments if argument != "--dry-run"]

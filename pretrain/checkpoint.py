@@ -99,8 +99,7 @@ class Checkpoints:
             if self.ranks.is_main:
                 shutil.rmtree(scratch, ignore_errors=True)
             raise DiptychError(f"checkpoint of step {state.step}: {error}; free space or check the disk") from None
-        if self.ranks.is_main:
-            self._prune(state.step)
+        self.ranks.agree(lambda: self._prune(state.step) if self.ranks.is_main else None)
         return final
 
     def check_room(self, num_parameters: int) -> None:
@@ -177,7 +176,9 @@ class Checkpoints:
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest whole checkpoint, and a line about each broken one that was skipped. Collective."""
         skipped: list[str] = []
-        for path in sorted(self.folder.glob("step_????????"), reverse=True):
+        # Rank 0's list: on a network file system another node may not see the newest folder yet.
+        found = sorted(self.folder.glob("step_????????"), reverse=True)
+        for path in self.ranks.gather(found)[0]:
             problem = self.problem(path)
             if problem is None:
                 return path, skipped

@@ -16,7 +16,8 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
 
     Only rank 0 prints: the others stop for the same reason (``Ranks.agree`` sees to that).
     """
-    if not torch.accelerator.is_available():
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or accelerator.type == "mps":  # which knows no float64
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every rank that it found none
     try:
         return main(sys.argv[1:])

@@ -97,7 +97,7 @@ class ObjectiveConfig(Section):
         description="Weight of the embedding-prediction loss; 0: no branch is laid out, a plain language model.",
     )
     lambda_warmup_steps: int = Field(0, ge=0, description="Steps over which lambda rises linearly from 0.")
-    distance: str = Field("cosine", description="D: cosine, l2, normalized_l2, mse or infonce (pretrain/objectives/).")
+    distance: str = Field("cosine", description=f"D: {', '.join(OBJECTIVES)} (pretrain/objectives/).")
     temperature: float = Field(0.07, gt=0, description="Temperature of infonce.")
     group_rows: int = Field(
         1, ge=1, description="infonce: consecutive rows of a step whose pairs are each other's negatives (any rank)."
@@ -139,7 +139,10 @@ class TrainConfig(Section):
         "auto", description="auto: bfloat16 with float32 master weights on CUDA, float32 on the CPU."
     )
     loss_chunk_tokens: int = Field(
-        4096, ge=1, description="Label tokens per call of the LM head; bounds the memory of logits."
+        4096,
+        ge=1,
+        description="Label tokens per call of the LM head; bounds the memory of logits.",
+        json_schema_extra=FREE,
     )
     timeout_minutes: int = Field(
         60, ge=1, description="How long a rank waits for the others in a collective.", json_schema_extra=FREE
@@ -197,7 +200,9 @@ class EvaluationConfig(Section):
     """Held-out evaluation, representation health and sample texts."""
 
     every: int = Field(100, ge=1, description="Steps between evaluations; the first and last step always evaluate.")
-    max_rows: int = Field(64, ge=1, description="Held-out rows of one evaluation, at most.")
+    max_records: int = Field(
+        1024, ge=2, description="Held-out records of an evaluation, at most: the same for every seed and layout."
+    )
     health_pairs: int = Field(512, ge=2, description="Held-out pairs for the health figures, at most.")
     prompts: int = Field(3, ge=0, description="Held-out first views that are continued as text.")
     prompt_tokens: int = Field(

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from pretrain.config import Config
 from pretrain.deepspeed_config import extra_problems
 from pretrain.errors import DiptychError
+from pretrain.model import model_problems
 from pretrain.objectives import OBJECTIVES
 
 
@@ -71,7 +72,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
 def split_arguments(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Splits ``[CONFIG.yaml] key=value ...`` into the path and the overrides."""
-    if argv and "=" not in argv[0]:
+    if argv and (argv[0].endswith((".yaml", ".yml")) or "=" not in argv[0]):
         return Path(argv[0]), list(argv[1:])
     return None, list(argv)
 
@@ -263,6 +264,7 @@ def _contradictions(config: Config) -> Iterator[str]:
                 if view not in source.view_names():
                     names = ", ".join(source.view_names())
                     yield f"data.{key}.{index}: has views {names}, but data.views asks {view!r}"
+    yield from model_problems(config.model)
     yield from extra_problems(config.deepspeed.extra)
     if config.deepspeed.offload_parameters and config.deepspeed.zero_stage != 3:
         yield "deepspeed.offload_parameters: needs deepspeed.zero_stage 3"

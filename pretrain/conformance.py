@@ -71,6 +71,8 @@ def main(argv: Sequence[str]) -> int:
         cases = json.loads((folder / "cases.json").read_text(encoding="utf-8"))["cases"]
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise DiptychError(f"{folder / 'cases.json'}: cannot be read ({error})") from None
+    if not cases:
+        raise DiptychError(f"{folder / 'cases.json'}: holds no case")
     from transformers import AutoModelForCausalLM
 
     try:

@@ -33,11 +33,14 @@ OWN_KEYS = {
     "optimizer": "optimizer",
     "scheduler": "optimizer.schedule",
     "bf16.enabled": "train.precision",
+    "bf16.check_grad_overflow": "nothing (a step that is not finite must be skipped)",
+    "zero_optimization.zero_hpz_partition_size": "nothing (checkpoints need one partition over all ranks)",
     "fp16": "train.precision",
     "zero_optimization.stage": "deepspeed.zero_stage",
     "zero_allow_untested_optimizer": "optimizer.name",
     "zero_force_ds_cpu_optimizer": "optimizer.name",
     "activation_checkpointing": "model.activation_checkpointing",
+    "data_types": "train.precision",
     "checkpoint": "checkpoint",
     "tensorboard": "logging.tensorboard",
 }
@@ -78,6 +81,8 @@ def deepspeed_config(
     }
     if bfloat16:
         generated["bf16"] = {"enabled": True}
+        if ours.zero_stage:  # stage 0 knows no other type than the model's
+            generated["data_types"] = {"grad_accum_dtype": "fp32"}
     if problems := extra_problems(ours.extra):
         raise DiptychError("\n  ".join([f"deepspeed.extra: {len(problems)} problem(s)", *problems]))
     return _merged(generated, ours.extra)
@@ -103,7 +108,7 @@ def extra_problems(extra: Mapping[str, Any]) -> list[str]:
             hint = f"known: {', '.join(EXTRA_KEYS)}"
             if near:
                 hint = f"did you mean {OWN_KEYS.get(near[0], near[0])}?"
-            problems.append(f"{place}: unknown DeepSpeed key; {hint}")
+            problems.append(f"{place}: unknown key, or none that Diptych passes on; {hint}")
         elif not isinstance(value, EXTRA_KEYS[key]):
             problems.append(f"{place}: {value!r} is a {type(value).__name__}, which DeepSpeed does not expect here")
         elif key in ("zero_optimization", "bf16"):
@@ -126,6 +131,9 @@ def _section_problems(section: str, value: Any) -> list[str]:
         for key in value
         if f"{section}.{key}" in OWN_KEYS
     ]
+    for key, section_of in (("offload_param", "offload_parameters"), ("offload_optimizer", "offload_optimizer")):
+        if isinstance(value.get(key), Mapping) and value[key].get("device", "cpu") != "cpu":
+            problems.append(f"{place}.{key}.device: set deepspeed.{section_of}; only host memory is supported")
     model = {"zero_optimization": DeepSpeedZeroConfig, "bf16": DeepSpeedBF16Config}[section]
     known = [field.alias or name for name, field in model.model_fields.items()]
     nested = {

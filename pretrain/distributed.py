@@ -39,9 +39,8 @@ class Ranks:
         if self.world_size > 1:
             dist.barrier()
 
-    def sum(self, *values: float) -> list[float]:
-        """Sums numbers over all ranks. Collective."""
-        numbers = torch.tensor(values, dtype=torch.float64, device=self.device)
+    def sum(self, numbers: torch.Tensor) -> list[float]:
+        """Sums a 1-D tensor over all ranks, in place. Collective."""
         if self.world_size > 1:
             dist.all_reduce(numbers)
         return [float(number) for number in numbers.tolist()]

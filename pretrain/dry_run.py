@@ -56,7 +56,7 @@ def estimate_memory(
     low = size < 4
     shares = {"weights": 3, "gradients": 2, "optimizer": 1}  # each is partitioned from this stage on
     cut = {name: counts.total / (world_size if stage >= first else 1) for name, first in shares.items()}
-    weights, gradients = cut["weights"] * size, cut["gradients"] * size
+    weights, gradients = cut["weights"] * size, cut["gradients"] * 4  # accumulated in float32
     moments = 4 if config.optimizer.name == "muon" else 8
     optimizer = cut["optimizer"] * (moments + (4 if low else 0))
     host = (optimizer if config.deepspeed.offload_optimizer else 0) + (
@@ -169,15 +169,15 @@ def _mock_step(
     engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
     norm = step_engine(engine)
     assert norm is not None
-    return ranks.sum(float(terms.loss.detach()))[0], norm
+    return ranks.sum(terms.loss.detach().double().reshape(1))[0], norm
 
 
 def _shrunken(hf_config: Any) -> Any:
     """The same kind of model with two thin layers."""
     twin = copy.deepcopy(hf_config)
     twin.num_hidden_layers = 2
-    twin.hidden_size = 8 * twin.num_attention_heads
-    for name, value in {"head_dim": 8, "intermediate_size": 2 * twin.hidden_size}.items():
+    twin.hidden_size = 16 * twin.num_attention_heads
+    for name, value in {"head_dim": 16, "intermediate_size": 2 * twin.hidden_size}.items():
         if getattr(twin, name, None) is not None:
             setattr(twin, name, value)
     return twin

@@ -5,19 +5,21 @@ loss, and both arms of a comparison get the same health figures.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pretrain.batch import BatchBuilder
-from pretrain.branches import Branches
+from pretrain.branches import Branches, IntArray
 from pretrain.config import Config
 from pretrain.corpus import Corpus
 from pretrain.distributed import Ranks
 from pretrain.health import health
 from pretrain.objectives.mixed import MixedObjective
-from pretrain.packing import plan_epoch
+from pretrain.packing import plan_epoch, random_keys
 from pretrain.schedule import Schedule
 from pretrain.tokenizer import Tokenizer
 
@@ -31,29 +33,33 @@ class Evaluator:
         self.tokenizer = tokenizer
         self.ranks = ranks
         self.builder = BatchBuilder(corpus.heldout, branches, config.packing.row_length, tokenizer.pad)
+        # Records, packing and health pairs are drawn without the run's seed: arms are compared on the same texts.
+        count = min(config.evaluation.max_records, len(corpus.heldout))
+        drawn = np.argsort(random_keys(0, "evaluation", 0, len(corpus.heldout)), kind="stable")[:count]
         plan = plan_epoch(
-            corpus.heldout.lengths,
-            corpus.heldout.complete,
+            corpus.heldout.lengths[drawn],
+            corpus.heldout.complete[drawn],
             branches,
             config.packing.row_length,
-            seed=config.run.seed,
+            seed=0,
             epoch=0,
             branched=True,
         )
-        self.num_rows = min(config.evaluation.max_rows, plan.num_rows)
+        plan = replace(plan, examples=drawn[plan.examples])
+        self.order = {int(example): place for place, example in enumerate(drawn)}
         # A group is computed at once, however few rows a training step has.
         unit = config.objective.group_rows // math.gcd(config.objective.group_rows, ranks.world_size)
         # One "step" of the schedule is the whole evaluation, so ranks share its rows as they share a training step's.
         self.schedule = Schedule(
             lambda epoch: plan,
-            rows_per_step=self.num_rows,
+            rows_per_step=plan.num_rows,
             micro_batch_rows=math.ceil(config.train.micro_batch_rows / unit) * unit,
             rank=ranks.rank,
             world_size=ranks.world_size,
             group_rows=config.objective.group_rows,
         )
         self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
-        self.num_bytes = self._labelled_bytes(plan.examples[: plan.offsets[self.num_rows]].tolist())
+        self.num_bytes = self._labelled_bytes(drawn)
 
     def run(self, engine: Any) -> dict[str, float]:
         """Metrics by name. Collective."""
@@ -76,7 +82,8 @@ class Evaluator:
                         (torch.tensor(rows), *(self.objective.pool(states, span).cpu() for span in spans))
                     )
         engine.train()
-        lm_sum, pair_sum, pairs = self.ranks.sum(lm_sum, pair_sum, num_pairs)
+        sums = torch.tensor([lm_sum, pair_sum, num_pairs], dtype=torch.float64, device=self.ranks.device)
+        lm_sum, pair_sum, pairs = self.ranks.sum(sums)
         metrics = {
             "eval/lm_loss": lm_sum / step.num_labels,
             "eval/bits_per_byte": lm_sum / math.log(2) / self.num_bytes,
@@ -97,12 +104,15 @@ class Evaluator:
             tokens = list(self.corpus.heldout.views(index)[0].tokens)
             prompt = [self.tokenizer.bos, *(tokens if conditional else tokens[: config.prompt_tokens])]
             ids = torch.tensor([prompt], device=self.ranks.device)
+            limit = getattr(lm.config, "max_position_embeddings", math.inf)
             with torch.no_grad():
                 output = lm.generate(
                     ids,
                     attention_mask=torch.ones_like(ids),
                     do_sample=False,
-                    max_new_tokens=config.new_tokens,
+                    max_new_tokens=max(1, min(config.new_tokens, limit - len(prompt))),
+                    # Under ZeRO-3 each token is a collective: no rank may stop before the others.
+                    synced_gpus=self.ranks.world_size > 1 and self.config.deepspeed.zero_stage == 3,
                     eos_token_id=self.tokenizer.eos,
                     pad_token_id=self.tokenizer.pad,
                 )
@@ -112,15 +122,15 @@ class Evaluator:
         return texts
 
     def _health(self, embeddings: list[tuple[Tensor, ...]]) -> dict[str, float]:
-        """Health figures of the first pairs, in the order of rows: the same pairs for any number of ranks."""
+        """Health figures of the first pairs drawn: the same for any number of ranks, seed and layout."""
         local = tuple(torch.cat(parts) for parts in zip(*embeddings, strict=True)) if embeddings else None
         gathered = [part for part in self.ranks.gather(local) if part is not None]
-        rows, *spaces = (torch.cat(parts) for parts in zip(*gathered, strict=True))
-        first = torch.argsort(rows, stable=True)[: self.config.evaluation.health_pairs]
+        places, *spaces = (torch.cat(parts) for parts in zip(*gathered, strict=True))
+        first = torch.argsort(places)[: self.config.evaluation.health_pairs]
         source, target, prediction = (space[first] for space in spaces)
         return health(source, target, prediction if self.config.objective.predictors else None)
 
-    def _labelled_bytes(self, examples: list[int]) -> int:
+    def _labelled_bytes(self, examples: IntArray) -> int:
         """UTF-8 bytes of the views that carry the language-model loss."""
         labelled = slice(1, 2) if self.config.packing.layout == "conditional" else slice(0, 2)
         return int(self.corpus.heldout.num_bytes[examples, labelled].sum())

@@ -130,7 +130,11 @@ def model_card(state: RunState, difference: float, tokenizer_class: str) -> str:
     objective = "\n".join(
         f"- `{key}`: {value}" for key, value in identity.items() if key.startswith(("objective.", "packing."))
     )
-    evaluation = "\n".join(f"- `{name}`: {value:.4f}" for name, value in facts.get("evaluation", {}).items())
+    figures = dict(facts.get("evaluation", {}))
+    evaluated = f" after step {figures.pop('step'):,}" if figures else ""
+    evaluation = "\n".join(f"- `{name}`: {value:.4f}" for name, value in figures.items())
+    plain = not identity.get("objective.lambda")
+    losses = "next-token loss" if plain else "next-token loss and embedding prediction (arXiv 2509.14252)"
     data = "\n".join(f"- {line}" for line in facts.get("data", []))
     return f"""---
 library_name: transformers
@@ -141,7 +145,7 @@ tags: [diptych, llm-jepa]
 # {facts.get("name", "model")}
 
 A {state.model["model_type"]} language model with {facts.get("parameters", 0):,} parameters, trained **from scratch**
-with Diptych {__version__} on multi-view text: next-token loss and embedding prediction (arXiv 2509.14252).
+with Diptych {__version__} on multi-view text: {losses}.
 
 ```python
 from transformers import AutoModelForCausalLM, {tokenizer_class}
@@ -165,7 +169,7 @@ state (after the final norm) at its last token.
 
 {objective}
 
-## Held-out figures at the end
+## Held-out figures{evaluated}
 
 {evaluation or "none"}
 

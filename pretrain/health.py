@@ -34,6 +34,8 @@ def effective_rank(embeddings: Tensor) -> float:
 
     Between 1 (all on a line, or a point) and min(pairs - 1, width).
     """
+    if not bool(embeddings.isfinite().all()):
+        return math.nan
     centred = embeddings.double() - embeddings.double().mean(dim=0)
     singular = torch.linalg.svdvals(centred)
     total = float(singular.sum())

@@ -55,11 +55,14 @@ class ModelConfig(BaseModel):
         " special ids come from the tokenizer.",
     )
     attention: Literal["auto", "sdpa", "flex"] = Field(
-        "auto", description="Attention kernel. auto: flex on CUDA where the model has it, sdpa elsewhere."
+        "auto",
+        description="Attention kernel. auto: flex on CUDA where the model has it, sdpa elsewhere.",
+        json_schema_extra={"free_on_resume": True},
     )
     activation_checkpointing: bool = Field(
         False,
         description="Recompute each block in the backward pass (non-reentrant): less memory, more time.",
+        json_schema_extra={"free_on_resume": True},
     )
 
     @model_validator(mode="after")
@@ -102,11 +105,7 @@ def hf_config(
         DiptychError: If type or fields are unknown, do not fit together, or describe a model that packed training
             with a tree-shaped mask cannot train.
     """
-    known_types = {name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in CONFIG_MAPPING}
-    if config.type not in known_types:
-        why = "has no causal language model" if config.type in CONFIG_MAPPING else "is no Hugging Face model type"
-        raise DiptychError(f"model.type: {config.type!r} {why} in transformers{_nearest(config.type, known_types)}")
-    config_class = CONFIG_MAPPING[config.type]
+    config_class = _config_class(config)
     given = _checked_fields(config, config_class)
 
     position_field = config_class.attribute_map.get("max_position_embeddings", "max_position_embeddings")
@@ -175,7 +174,10 @@ def choose_attention(config: ModelConfig, hf_config: Any, device_type: str) -> L
     """Resolves ``model.attention: auto``: flex on CUDA if the model type has it (GPT-2 has not), sdpa elsewhere."""
     if config.attention != "auto":
         return config.attention
-    return "flex" if device_type == "cuda" and meta_model(hf_config)._supports_flex_attn else "sdpa"
+    width = getattr(hf_config, "head_dim", None) or hf_config.hidden_size // hf_config.num_attention_heads
+    # FlexAttention's kernels take heads of 16 and wider and know no dropout (torch 2.13, transformers 5.23).
+    fits = width >= 16 and not getattr(hf_config, "attention_dropout", 0)
+    return "flex" if device_type == "cuda" and fits and meta_model(hf_config)._supports_flex_attn else "sdpa"
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -277,6 +279,30 @@ class _BaseOutput(BaseModelOutputWithPast):  # type: ignore[misc]
 def _nearest(name: str, known: Any) -> str:
     match = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def model_problems(config: ModelConfig) -> list[str]:
+    """What is wrong with the section by its names alone: an unknown type, fields that the type has not."""
+    try:
+        config_class = _config_class(config)
+    except DiptychError as error:
+        return [str(error)]
+    problems = []
+    for name, value in config.fields.items():
+        try:
+            _checked_fields(config.model_copy(update={"fields": {name: value}}), config_class)
+        except DiptychError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _config_class(config: ModelConfig) -> Any:
+    known_types = {name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in CONFIG_MAPPING}
+    if config.type not in known_types:
+        why = "has no causal language model" if config.type in CONFIG_MAPPING else "is no Hugging Face model type"
+        raise DiptychError(f"model.type: {config.type!r} {why} in transformers{_nearest(config.type, known_types)}")
+    config_class = CONFIG_MAPPING[config.type]
+    return config_class
 
 
 def _checked_fields(config: ModelConfig, config_class: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import tqdm
 from pretrain.config import LoggingConfig
 from pretrain.errors import DiptychError
 
-# Dense bfloat16 peak in TFLOP/s without sparsity, from the vendors' data sheets.
+# Dense bfloat16 peak in TFLOP/s without sparsity, from the vendors' data sheets; the first name that matches counts.
 _PEAK_TFLOPS = {
     "H200": 989.0,
     "H100 PCIe": 756.0,
@@ -23,20 +23,19 @@ _PEAK_TFLOPS = {
     "A40": 149.7,
     "L40S": 362.0,
     "L4": 121.0,
-    "V100": 125.0,
     "MI300X": 1307.0,
     "MI250X": 383.0,
 }
 
 
-def peak_flops(config: LoggingConfig, device: torch.device) -> float | None:
+def peak_flops(config: LoggingConfig, device: torch.device, dtype: torch.dtype) -> float | None:
     """Peak FLOP/s of one device; None if unknown."""
     if config.peak_tflops is not None:
         return config.peak_tflops * 1e12
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for key, tflops in _PEAK_TFLOPS.items():
-            if all(word in name for word in key.split()):
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        words = torch.cuda.get_device_name(device).replace("-", " ").split()
+        for name, tflops in _PEAK_TFLOPS.items():
+            if set(name.split()) <= set(words):
                 return tflops * 1e12
     return None
 
@@ -129,6 +128,11 @@ class Monitor:
         if self.active:
             self._bar.write(text, file=sys.stderr)
             sys.stderr.flush()
+
+    def flush(self) -> None:
+        """Writes out what TensorBoard holds back, so that a checkpoint never is ahead of the curves."""
+        if self.active and self._tensorboard:
+            self._tensorboard.flush()
 
     def close(self) -> None:
         """Flushes everything."""

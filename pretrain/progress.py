@@ -1,7 +1,8 @@
 """What has been done since the last log line, and since the start of the run."""
 
-import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+
+import torch
 
 from pretrain.batch import Batch
 from pretrain.distributed import Ranks
@@ -10,10 +11,11 @@ from pretrain.objectives.mixed import LossTerms
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all ranks.
+    """Sums over all ranks and micro-batches.
 
     Attributes:
-        not_finite: Ranks whose loss is not finite.
+        not_finite: Losses that are not finite.
+        loss: What was differentiated, of all steps together.
         lm_sum: Next-token losses, nats.
         pair_sum: Distances.
         pairs: Pairs with branches.
@@ -24,6 +26,7 @@ class Totals:
     """
 
     not_finite: float = 0
+    loss: float = 0
     lm_sum: float = 0
     pair_sum: float = 0
     pairs: float = 0
@@ -33,36 +36,19 @@ class Totals:
     visible: float = 0
 
     def __add__(self, other: "Totals") -> "Totals":
-        return Totals(*(own + theirs for own, theirs in zip(self._values(), other._values(), strict=True)))
-
-    def _values(self) -> tuple[float, ...]:
-        return (
-            self.not_finite,
-            self.lm_sum,
-            self.pair_sum,
-            self.pairs,
-            self.labels,
-            self.tokens,
-            self.positions,
-            self.visible,
-        )
+        return Totals(*(own + theirs for own, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 def sum_over_ranks(terms: LossTerms, batch: Batch, ranks: Ranks) -> Totals:
-    """Totals of one micro-batch. Collective; also the point where every rank learns of another's infinite loss."""
-    finite = bool(terms.loss.isfinite())
-    return Totals(
-        *ranks.sum(
-            not finite,
-            float(terms.lm_sum) if finite else 0.0,
-            float(terms.pair_sum) if finite else 0.0,
-            terms.num_pairs,
-            len(batch.labels),
-            batch.num_tokens,
-            batch.ids.numel(),
-            batch.num_visible,
-        )
-    )
+    """Totals of one micro-batch. Collective; also the point where every rank learns of another's infinite loss.
+
+    One reduction and one transfer to the host, whatever the number of figures.
+    """
+    losses = torch.stack([terms.loss.detach(), terms.lm_sum, terms.pair_sum]).double()
+    finite = losses.isfinite().all().reshape(1)
+    counts = (terms.num_pairs, len(batch.labels), batch.num_tokens, batch.ids.numel(), batch.num_visible)
+    local = [(~finite).double(), losses.where(finite, 0.0), torch.tensor(counts, device=losses.device).double()]
+    return Totals(*ranks.sum(torch.cat(local)))
 
 
 class Progress:
@@ -71,18 +57,21 @@ class Progress:
     def __init__(self, label_tokens: int = 0, tokens: int = 0) -> None:
         self.label_tokens = label_tokens
         self.tokens = tokens
-        self._interval = Totals()
-        self._seconds = 0.0
+        self._start_interval()
 
-    def add(self, totals: Totals, started: float) -> None:
-        """Counts a step that began at ``time.perf_counter()`` value ``started``."""
-        self._seconds += time.perf_counter() - started
+    def _start_interval(self) -> None:
+        self._interval, self._seconds, self._steps = Totals(), 0.0, 0
+
+    def add(self, totals: Totals, seconds: float) -> None:
+        """Counts a step and the time it took, waiting for its data included."""
+        self._seconds += seconds
+        self._steps += 1
         self._interval += totals
         self.label_tokens += int(totals.labels)
         self.tokens += int(totals.tokens)
 
-    def take(self) -> tuple[Totals, float]:
-        """Totals and seconds since the last call."""
-        taken = self._interval, self._seconds
-        self._interval, self._seconds = Totals(), 0.0
+    def take(self) -> tuple[Totals, float, int]:
+        """Totals, seconds and steps since the last call."""
+        taken = self._interval, self._seconds, self._steps
+        self._start_interval()
         return taken

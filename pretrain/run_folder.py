@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -35,7 +36,11 @@ def check_run_folder(config: Config) -> None:
         return
     if config.run.resume == "never":
         raise DiptychError(f"run.folder {folder}: holds a run already; choose another folder or set run.resume=auto")
-    differences = difference(json.loads(record.read_text(encoding="utf-8"))["identity"], identity(config))
+    try:
+        stored = json.loads(record.read_text(encoding="utf-8"))["identity"]
+    except (ValueError, KeyError, OSError) as error:
+        raise DiptychError(f"{record}: cannot be read ({error}); choose another run.folder") from None
+    differences = difference(stored, identity(config))
     if differences:
         raise DiptychError(
             "\n  ".join([f"run.folder {folder}: holds another run; choose another folder. It differs in", *differences])
@@ -43,18 +48,26 @@ def check_run_folder(config: Config) -> None:
 
 
 def describe_run(config: Config, tokenizer: Path, step: int) -> None:
-    """Stores config, versions, git commit and tokenizer in the run folder; on resumption only the config, beside."""
+    """Stores config, versions, git commit and tokenizer in the run folder; what a resumption changes goes beside."""
     folder = config.run.folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    record = folder / "run.json"
-    if record.is_file():
-        (folder / f"config.resumed-at-{step}.yaml").write_text(dump_config(config), encoding="utf-8")
-        return
-    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    shutil.copytree(tokenizer, folder / "tokenizer")
     content = {"identity": identity(config), "versions": versions(), "git": git_commit()}
-    record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    suffix = f".resumed-at-{step}" if step and (folder / "run.json").is_file() else ""
+    # run.json makes the folder this run's, so it comes first, and whole: what follows can be written again.
+    _write_whole(folder / f"run{suffix}.json", json.dumps(content, indent=1) + "\n")
+    _write_whole(folder / f"config{suffix}.yaml", dump_config(config))
+    shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    scratch = path.with_name(f"{path.name}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def versions() -> dict[str, str]:

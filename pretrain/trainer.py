@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,13 +26,16 @@ from pretrain.evaluation import Evaluator
 from pretrain.export import canary, export
 from pretrain.model import count_parameters, training_flops
 from pretrain.monitor import Monitor, memory_gib, peak_flops
-from pretrain.objectives.mixed import MixedObjective, make_branches
+from pretrain.objectives.mixed import LossTerms, MixedObjective, make_branches
 from pretrain.packing import PackingPlan, plan_epoch
 from pretrain.prepare import prepare
 from pretrain.progress import Progress, Totals, sum_over_ranks
 from pretrain.run_folder import check_run_folder, describe_run
 from pretrain.schedule import MicroBatch, Schedule, Step
 from pretrain.tokenizer import load
+
+_PLANNED = ("model.", "tokenizer.", "data.", "packing.", "run.seed", "train.rows_per_step")
+"""Settings that a checkpoint of another run must share."""
 
 
 def pretrain(config: Config, ranks: Ranks) -> Path:
@@ -44,17 +48,18 @@ def pretrain(config: Config, ranks: Ranks) -> Path:
     corpus = read_corpus(ranks.main_first(lambda: prepare(config, quiet=not ranks.is_main)))
     run = Run(config, corpus, ranks)
     first = run.resume_or_start()
-    if first == 0:
-        run.evaluate(0)
-    for step, batches in run.batches(first):
-        run.train_step(step, batches)
-        done = step.index + 1
-        last = done == run.num_steps
-        if last or done % config.evaluation.every == 0:
-            run.evaluate(done)
-        if last or done % config.checkpoint.every == 0:
-            run.save(done)
-    return run.finish()
+    with closing(run.monitor):
+        if first == 0:
+            run.evaluate(0)
+        for step, batches in run.batches(first):
+            run.train_step(step, batches)
+            done = step.index + 1
+            last = done == run.num_steps
+            if last or done % config.evaluation.every == 0:
+                run.evaluate(done)
+            if last or done % config.checkpoint.every == 0:
+                run.save(done)
+        return run.finish()
 
 
 class Run:
@@ -80,26 +85,27 @@ class Run:
         self.checkpoints = Checkpoints(config.run.folder / "checkpoints", config.checkpoint, ranks)
         self.progress = Progress()
         self.grad_norm = math.nan
-        self.last_evaluation: dict[str, float] = {}
+        self.step_started = 0.0
+        self.evaluated: dict[str, float] = {}
+        self.checkpoint: Path | None = None
 
     def resume_or_start(self) -> int:
         """Loads the checkpoint that the config asks for; returns the number of steps done. Collective."""
         config, ranks = self.config, self.ranks
-        path: Path | None = None
-        skipped: list[str] = []
-        if config.run.resume == "auto":
-            path, skipped = self.checkpoints.newest()
-        elif config.run.resume != "never":
+        path, skipped = self.checkpoints.newest()
+        elsewhere = path is None and config.run.resume not in ("auto", "never")
+        if elsewhere:
             path = Path(config.run.resume)
             if problem := self.checkpoints.problem(path):
                 raise DiptychError(f"run.resume {path}: {problem}")
         first = 0
         if path is not None:
             state = read_state(path)
-            self._check_checkpoint(path, state)
+            self._check_checkpoint(path, state, elsewhere)
             restore(path, self.engine, state)
-            first = state.step
+            first, self.checkpoint = state.step, path
             self.progress = Progress(state.label_tokens, state.tokens)
+            self.evaluated = dict(state.extra.get("evaluation", {}))
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
         ranks.agree(lambda: self.checkpoints.check_room(self.counts.total))
         self.monitor = ranks.agree(
@@ -122,6 +128,7 @@ class Run:
         with ThreadPoolExecutor(1) as background:
             following = background.submit(build, first) if first < self.num_steps else None
             for index in range(first, self.num_steps):
+                self.step_started = time.perf_counter()  # so that waiting for data counts
                 assert following is not None
                 current = following.result()
                 following = background.submit(build, index + 1) if index + 1 < self.num_steps else None
@@ -129,7 +136,6 @@ class Run:
 
     def train_step(self, step: Step, batches: list[Batch]) -> None:
         """One optimizer step. Collective."""
-        started = time.perf_counter()
         config, ranks, engine = self.config, self.ranks, self.engine
         torch.manual_seed(_seed(config.run.seed, step.index, ranks.rank))
         factor = set_learning_rate(engine, config.optimizer, step.index, self.num_steps)
@@ -139,17 +145,16 @@ class Run:
             lm_sum, states = engine(batch)
             terms = self.objective(states, lm_sum, batch, step)
             totals += sum_over_ranks(terms, batch, ranks)
-            local = {"lm loss": float(terms.lm_sum), "pair loss": float(terms.pair_sum)}
             if totals.not_finite:
-                self._stop("the loss", step, local, micro_batch, factor)
+                self._stop("the loss", step, terms, micro_batch, factor)
             # DeepSpeed averages gradients over ranks; the loss is already divided by the counts of the whole step.
             engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
             grad_norm = step_engine(engine)
         assert grad_norm is not None
         if not math.isfinite(grad_norm):
-            self._stop("the gradient norm", step, local, step.micro_batches[-1], factor)
+            self._stop("the gradient norm", step, terms, step.micro_batches[-1], factor)
         self.grad_norm = grad_norm
-        self.progress.add(totals, started)
+        self.progress.add(totals, time.perf_counter() - self.step_started)
         done = step.index + 1
         if done == 1 or done % config.logging.every == 0 or done == self.num_steps:
             metrics = self._metrics(step, factor)
@@ -158,11 +163,12 @@ class Run:
 
     def evaluate(self, done: int) -> None:
         """Held-out metrics and sample texts after ``done`` steps. Collective."""
-        self.last_evaluation = self.evaluator.run(self.engine)
+        metrics = self.evaluator.run(self.engine)
+        self.evaluated = {"step": done, **metrics}
         texts = self.evaluator.samples(self.engine)
 
         def write() -> None:
-            self.monitor.log(done, self.last_evaluation)
+            self.monitor.log(done, metrics)
             self.monitor.samples(done, texts)
 
         self.ranks.agree(write)
@@ -182,21 +188,21 @@ class Run:
         )
         first_view = self.corpus.heldout.views(0)[0]
         ids = [self.tokenizer.bos, *first_view.tokens][:32]
-        self.checkpoints.save(self.engine, state, canary(self.engine, ids, self.ranks.device))
+        self.checkpoint = self.checkpoints.save(self.engine, state, canary(self.engine, ids, self.ranks.device))
+        self.monitor.flush()
 
     def finish(self) -> Path:
         """Exports the last checkpoint as a Hugging Face folder. Collective."""
         out = self.config.run.folder / "export"
-        path, _ = self.checkpoints.newest()
-        assert path is not None
+        checkpoint = self.checkpoint
+        assert checkpoint is not None  # the last step was saved, by this process or before its resumption
 
         def write() -> None:
             if self.ranks.is_main and not out.exists():
-                export(path, self.config.run.folder / "tokenizer", out)
+                export(checkpoint, self.config.run.folder / "tokenizer", out)
 
         self.ranks.agree(write)
         self.monitor.say(f"model: {out} (open it with AutoModelForCausalLM.from_pretrained)")
-        self.monitor.close()
         return out
 
     def _introduce(self, checkpoint: Path | None) -> None:
@@ -218,28 +224,31 @@ class Run:
                 f"{config.train.rows_per_step} is no multiple of ranks x train.micro_batch_rows"
             )
 
-    def _check_checkpoint(self, path: Path, state: RunState) -> None:
-        """Refuses a checkpoint of another run; one that the user names may differ in optimizer and objective."""
-        named = self.config.run.resume != "auto"
-        prefixes = ("model.", "tokenizer.", "data.", "packing.", "run.seed", "train.rows_per_step") if named else ("",)
+    def _check_checkpoint(self, path: Path, state: RunState, elsewhere: bool) -> None:
+        """Refuses a checkpoint of another run; one from elsewhere may differ in optimizer and objective.
+
+        It must not differ in what the packing plan depends on: the step number would then stand for other rows.
+        """
+        prefixes: tuple[str, ...] = _PLANNED if elsewhere else ("",)
+        if elsewhere and not self.config.packing.reserve_branches:
+            prefixes += ("objective.predictors", "objective.dropout")
+            if (state.identity.get("objective.lambda", 0) > 0) != self.objective.needs_branches:
+                prefixes += ("objective.lambda",)
         problems = difference(state.identity, identity(self.config), prefixes)
         if state.data_fingerprint != self.corpus.fingerprint:
             problems.append(f"data fingerprint: {state.data_fingerprint[:12]} -> {self.corpus.fingerprint[:12]}")
         if problems:
             raise DiptychError("\n  ".join([f"{path}: is a checkpoint of another model or other data:", *problems]))
         if state.step > self.num_steps:
-            raise DiptychError(f"{path}: is at step {state.step}, the run ends at {self.num_steps}; raise train.steps")
+            raise DiptychError(f"{path}: is at step {state.step}, this config ends at {self.num_steps}")
 
     def _metrics(self, step: Step, factor: float) -> dict[str, float]:
-        totals, seconds = self.progress.take()
+        totals, seconds, steps = self.progress.take()
         config = self.config
-        lm_loss = totals.lm_sum / max(1.0, totals.labels)
-        metrics = {"train/lm_loss": lm_loss, "train/loss": config.objective.gamma * lm_loss}
+        metrics = {"train/loss": totals.loss / steps, "train/lm_loss": totals.lm_sum / max(1.0, totals.labels)}
         if self.objective.needs_branches:
-            pair_loss = totals.pair_sum / max(1.0, totals.pairs)
-            weight = self.objective.weight(step.index)
-            metrics |= {"train/pair_loss": pair_loss, "train/lambda": weight}
-            metrics["train/loss"] += weight * pair_loss
+            metrics["train/pair_loss"] = totals.pair_sum / max(1.0, totals.pairs)
+            metrics["train/lambda"] = self.objective.weight(step.index)
         metrics |= {
             "train/lr": factor * config.optimizer.lr,
             "train/grad_norm": self.grad_norm,
@@ -250,7 +259,7 @@ class Run:
             "speed/padding_share": 1 - totals.tokens / totals.positions,
             "memory/gib": memory_gib(self.ranks.device),
         }
-        peak = peak_flops(config.logging, self.ranks.device)
+        peak = peak_flops(config.logging, self.ranks.device, self.built.dtype)
         flops = training_flops(
             self.built.hf_config,
             self.counts,
@@ -269,15 +278,15 @@ class Run:
             "name": self.config.run.folder.name,
             "parameters": self.counts.total,
             "bos": self.tokenizer.hf.bos_token,
-            "evaluation": self.last_evaluation,
+            "evaluation": self.evaluated,
             "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],
         }
 
-    def _stop(self, what: str, step: Step, local: dict[str, float], micro_batch: MicroBatch, factor: float) -> NoReturn:
+    def _stop(self, what: str, step: Step, terms: LossTerms, micro_batch: MicroBatch, factor: float) -> NoReturn:
         stop_not_finite(
             what,
             step=step.index + 1,
-            local=local,
+            local={"lm loss": float(terms.lm_sum), "pair loss": float(terms.pair_sum)},
             micro_batch=micro_batch,
             learning_rate=factor * self.config.optimizer.lr,
             last_grad_norm=self.grad_norm,

@@ -361,7 +361,7 @@ FREE = [
     "deepspeed.offload_optimizer=true",
     "deepspeed.extra.steps_per_print=7",
     "checkpoint.every=3",
-    "evaluation.max_rows=3",
+    "evaluation.max_records=3",
     "logging.every=3",
 ]
 IDENTITY = [

@@ -32,7 +32,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
             },
         },
         "train": {"steps": 2, "rows_per_step": 4, "micro_batch_rows": 2},
-        "evaluation": {"prompts": 1, "new_tokens": 4, "max_rows": 4},
+        "evaluation": {"prompts": 1, "new_tokens": 4, "max_records": 8},
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")

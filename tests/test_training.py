@@ -64,7 +64,7 @@ BASE: Settings = {
     "deepspeed.zero_stage": 3,
     "checkpoint.every": 10,
     "evaluation.every": 10,
-    "evaluation.max_rows": 2,
+    "evaluation.max_records": 12,
     "evaluation.prompts": 1,
     "evaluation.new_tokens": 2,
     "logging.every": 1,
