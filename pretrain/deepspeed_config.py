@@ -25,6 +25,12 @@ EXTRA_KEYS: dict[str, type | tuple[type, ...]] = {
 }
 """Top-level DeepSpeed keys that ``deepspeed.extra`` may set, and their types."""
 
+REFUSED_KEYS = {
+    "bf16.check_grad_overflow": "a step whose gradient is not finite must not be applied",
+    "zero_optimization.zero_hpz_partition_size": "checkpoints need one partition over all ranks",
+}
+"""Keys that would break what Diptych promises, and why."""
+
 OWN_KEYS = {
     "train_batch_size": "train.rows_per_step",
     "train_micro_batch_size_per_gpu": "train.micro_batch_rows",
@@ -33,8 +39,6 @@ OWN_KEYS = {
     "optimizer": "optimizer",
     "scheduler": "optimizer.schedule",
     "bf16.enabled": "train.precision",
-    "bf16.check_grad_overflow": "nothing (a step that is not finite must be skipped)",
-    "zero_optimization.zero_hpz_partition_size": "nothing (checkpoints need one partition over all ranks)",
     "fp16": "train.precision",
     "zero_optimization.stage": "deepspeed.zero_stage",
     "zero_allow_untested_optimizer": "optimizer.name",
@@ -130,6 +134,11 @@ def _section_problems(section: str, value: Any) -> list[str]:
         f"{place}.{key}: generated; set {OWN_KEYS[f'{section}.{key}']} instead"
         for key in value
         if f"{section}.{key}" in OWN_KEYS
+    ]
+    problems += [
+        f"{place}.{key}: refused, because {REFUSED_KEYS[f'{section}.{key}']}"
+        for key in value
+        if f"{section}.{key}" in REFUSED_KEYS
     ]
     for key, section_of in (("offload_param", "offload_parameters"), ("offload_optimizer", "offload_optimizer")):
         if isinstance(value.get(key), Mapping) and value[key].get("device", "cpu") != "cpu":

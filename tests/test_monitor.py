@@ -92,16 +92,18 @@ def test_tensorboard_gets_the_same_names(tmp_path: Path) -> None:
 
 
 def test_peak_of_a_device_is_what_the_user_says_or_unknown() -> None:
-    assert peak_flops(LoggingConfig(peak_tflops=2.5), torch.device("cpu")) == 2.5e12
-    assert peak_flops(LoggingConfig(), torch.device("cpu")) is None
+    assert peak_flops(LoggingConfig(peak_tflops=2.5), torch.device("cpu"), torch.float32) == 2.5e12
+    assert peak_flops(LoggingConfig(), torch.device("cpu"), torch.bfloat16) is None
 
 
 @pytest.mark.parametrize(
     ("name", "tflops"),
     [("NVIDIA H200", 989.0), ("NVIDIA H100 80GB HBM3", 989.0), ("NVIDIA H100 PCIe", 756.0), ("NVIDIA L40S", 362.0),
-     ("NVIDIA L4", 121.0), ("NVIDIA A100-SXM4-80GB", 312.0), ("NVIDIA A40", 149.7), ("NVIDIA GeForce", None)],
+     ("NVIDIA L4", 121.0), ("NVIDIA A100-SXM4-80GB", 312.0), ("NVIDIA A40", 149.7),
+     ("NVIDIA L40", None), ("NVIDIA RTX A4000", None), ("NVIDIA GeForce", None)],
 )  # fmt: skip
 def test_peak_is_looked_up_by_name(name: str, tflops: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     expected = None if tflops is None else tflops * 1e12
-    assert peak_flops(LoggingConfig(), torch.device("cuda")) == expected
+    assert peak_flops(LoggingConfig(), torch.device("cuda"), torch.bfloat16) == expected
+    assert peak_flops(LoggingConfig(), torch.device("cuda"), torch.float32) is None
