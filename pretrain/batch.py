@@ -52,7 +52,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
         tensors: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
+            field.name: value.to(device)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }

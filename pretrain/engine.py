@@ -29,13 +29,11 @@ class BuiltEngine:
     Attributes:
         engine: The DeepSpeed engine around a :class:`BranchNetwork`.
         hf_config: The Hugging Face config of the model.
-        attention: ``sdpa`` or ``flex``.
         dtype: Of the computation; master weights are float32.
     """
 
     engine: Any
     hf_config: Any
-    attention: str
     dtype: torch.dtype
 
 
@@ -88,7 +86,7 @@ def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: R
     optimizer = make_optimizer(network, config.optimizer)
     engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings, dist_init_required=False)
     start_state(engine)
-    return BuiltEngine(engine, model_config, attention, dtype)
+    return BuiltEngine(engine, model_config, dtype)
 
 
 def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
