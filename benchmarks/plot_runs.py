@@ -12,10 +12,10 @@ import matplotlib.pyplot as plt
 PANELS = {
     "eval/bits_per_byte": "held-out bits per byte",
     "eval/pair_loss": "held-out pair distance D",
-    "health/views_unpaired_cosine": "cosine of views that are no pair (1 = collapsed)",
-    "health/views_margin": "cosine of pairs minus of non-pairs",
+    "health/prediction_unpaired_cosine": "cosine of predictions and others' targets (1 = collapsed)",
+    "health/target_std": "spread of target embeddings (0 = collapsed)",
+    "health/source_effective_rank": "effective rank of source embeddings",
     "health/views_retrieval_at_1": "retrieval@1 (second view by first)",
-    "health/source_effective_rank": "effective rank of embeddings",
 }
 
 
