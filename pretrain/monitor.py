@@ -77,12 +77,16 @@ class Monitor:
         )
         self._shown = shown
         self._num_steps = num_steps
-        self._started, self._first_step = time.monotonic(), first_step
+        self._timed_from: tuple[int, float] | None = None
+        self._step = first_step
 
     def advance(self) -> None:
         """One step is done."""
         if self.active:
             self._bar.update()
+            self._step += 1
+            # The first step warms up; time per step is counted from its end.
+            self._timed_from = self._timed_from or (self._step, time.monotonic())
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Writes metrics of a step (the number of steps done)."""
@@ -98,12 +102,10 @@ class Monitor:
                 shown += f"  pair {metrics['train/pair_loss']:.4f}"
             self._bar.set_postfix_str(shown, refresh=False)
             if not self._shown:
-                done = step - self._first_step
-                left = (time.monotonic() - self._started) / max(1, done) * (self._num_steps - step)
                 speed = metrics["speed/label_tokens_per_second"]
                 self.say(
                     f"step {step}/{self._num_steps}  {shown}  grad norm {metrics['train/grad_norm']:.3f}  "
-                    f"{speed:,.0f} label tokens/s  about {_duration(left)} left"
+                    f"{speed:,.0f} label tokens/s{self._left(step)}"
                 )
         if "eval/lm_loss" in metrics:
             self.say(
@@ -113,6 +115,13 @@ class Monitor:
                 f"retrieval@1 {metrics['health/views_retrieval_at_1']:.2f}  "
                 f"effective rank {metrics['health/source_effective_rank']:.1f}"
             )
+
+    def _left(self, step: int) -> str:
+        if self._timed_from is None or step <= self._timed_from[0]:
+            return ""
+        begun, when = self._timed_from
+        left = (time.monotonic() - when) / (step - begun) * (self._num_steps - step)
+        return f"  about {_duration(left)} left"
 
     def samples(self, step: int, texts: list[tuple[str, str]]) -> None:
         """Writes prompts and continuations."""
