@@ -62,6 +62,12 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         config = Config.model_validate(tree)
     except ValidationError as error:
         problems += [_describe(item) for item in error.errors()]
+        # Rules between the sections that are sound; one that names a broken section would speak of its default.
+        broken = {str(item["loc"][0]) for item in error.errors()}
+        sound = Config.model_validate({name: section for name, section in tree.items() if name not in broken})
+        problems += [
+            problem for problem in _contradictions(sound) if not any(f"{section}." in problem for section in broken)
+        ]
     else:
         problems += list(_contradictions(config))
     if problems:

@@ -117,6 +117,15 @@ def test_without_a_file_the_shipped_demo_is_run() -> None:
     assert load_config(None) == load_config(ROOT / "configs" / "demo.yaml")
 
 
+def test_rules_between_sound_sections_are_reported_beside_broken_sections() -> None:
+    lines = problems(None, "train.stepz=3", "objective.predictors=9", "model.fields.hiden_size=3")
+    assert len(lines) == 1 + 3
+    assert lines[1] == "train.stepz: unknown key; did you mean train.steps?"
+    assert any(line.startswith("objective.predictors: needs 9 [PRED] tokens") for line in lines)
+    assert any("model.fields.hiden_size" in line and "hidden_size" in line for line in lines)
+    assert len(problems(None, "tokenizer.zzz=1", "objective.predictors=9")) == 1 + 1  # whose number of tokens is open
+
+
 def test_a_section_given_in_part_keeps_the_defaults_that_the_help_shows(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, "train: {rows_per_step: 8}\nmodel: {type: llama}\nobjective: {gamma: 2}"))
     assert dump_config(config).splitlines() != dump_config(Config()).splitlines()
