@@ -24,15 +24,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pretrain import corpus
 from pretrain.batch import Batch, collate
 from pretrain.branches import Branches, PairSpans, Tree, View
 from pretrain.config import ObjectiveConfig
 from pretrain.model import ModelConfig, build_model, hf_config
 from pretrain.network import BranchNetwork
 from pretrain.objectives.mixed import MixedObjective
-from pretrain.packing import plan_epoch
+from pretrain.order import random_keys
+from pretrain.packing import pack
 from pretrain.schedule import Step
-from pretrain.sources import JsonlSource
 from pretrain.tokenizer import Tokenizer, TokenizerConfig
 from pretrain.tokenizer_training import train
 
@@ -43,11 +44,12 @@ Pairs = Sequence[tuple[View, View]]
 
 def read_pairs(path: Path, vocab_size: int, count: int) -> tuple[Tokenizer, Pairs]:
     """A tokenizer trained on the file and its first pairs, spread over the file."""
-    records = [record.views for record in JsonlSource(type="jsonl", path=path).records()]
-    tokenizer = train((text for views in records for text in views.values()), TokenizerConfig(vocab_size=vocab_size))
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = (record[view] for record in records for view in ("text", "code"))
+    tokenizer = train(texts, TokenizerConfig(vocab_size=vocab_size))
     chosen = records[:: max(1, len(records) // count)][:count]
-    first = tokenizer.encode_batch([views["text"] for views in chosen])
-    second = tokenizer.encode_batch([views["code"] for views in chosen])
+    first = tokenizer.encode_batch([record["text"] for record in chosen])
+    second = tokenizer.encode_batch([record["code"] for record in chosen])
     return tokenizer, [(View(a), View(b)) for a, b in zip(first, second, strict=True)]
 
 
@@ -90,8 +92,14 @@ def packed(
         predictors=tokenizer.predictors[:1],
     )
     lengths = np.array([[len(first.tokens), len(second.tokens)] for first, second in pairs], dtype=np.int64)
-    plan = plan_epoch(
-        lengths, np.ones_like(lengths, dtype=np.bool_), branches, ROW_LENGTH, seed=0, epoch=0, branched=branched
+    drawn = corpus.Pairs(np.zeros_like(lengths), lengths, np.ones_like(lengths, dtype=np.bool_), np.zeros_like(lengths))
+    plan = pack(
+        np.arange(len(pairs)),
+        drawn,
+        np.full(len(pairs), branched),
+        branches,
+        ROW_LENGTH,
+        keys=lambda count: random_keys(0, "rows", 0, count),
     )
     rows: list[tuple[Tree, list[PairSpans]]] = []
     for index in range(plan.num_rows):

@@ -37,4 +37,5 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pretrain.__main__ import main
 from pretrain.command import exit_rank, run_command
 
-exit_rank(run_command(main))
+if __name__ == "__main__":  # not in a worker process that prepares data
+    exit_rank(run_command(main))

@@ -79,8 +79,8 @@ class BatchBuilder:
     def _row(self, row: Row | None) -> tuple[Tree, list[PairSpans]]:
         tree, pairs = Tree(), []
         if row is not None:
-            for example, branched in zip(row.examples, row.branched, strict=True):
-                first, second = self.split.views(example)
+            for example, wordings, branched in zip(row.examples, row.wordings, row.branched, strict=True):
+                first, second = self.split.views(example, wordings)
                 example_tree, spans = self.branches.lay_out(first, second, branched)
                 offset = tree.extend(example_tree)
                 if spans is not None:

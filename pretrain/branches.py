@@ -130,12 +130,12 @@ class Branches:
     predictors: tuple[int, ...] = ()
     direction: Literal["forward", "reverse"] = "forward"
 
-    def num_tokens(self, lengths: IntArray, branched: bool) -> IntArray:
+    def num_tokens(self, lengths: IntArray, branched: bool | BoolArray) -> IntArray:
         """Positions that examples take.
 
         Args:
             lengths: Token counts of the two views, shape [..., 2].
-            branched: Whether the branches of the objective are laid out.
+            branched: Whether the branches of the objective are laid out; a bool, or shape [...].
 
         Returns:
             Shape [...].

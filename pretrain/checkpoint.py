@@ -45,6 +45,7 @@ class RunState:
         model: The Hugging Face config.
         dtype: Of the computation, e.g. "float32".
         extra: Facts for the model card.
+        cursor: Shortcut to the rows of the next step (``schedule.Cursor``), if it is known.
     """
 
     step: int
@@ -56,6 +57,7 @@ class RunState:
     model: Mapping[str, Any]
     dtype: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    cursor: Mapping[str, int] = field(default_factory=dict)
 
 
 def checkpoint_name(step: int) -> str:

@@ -10,8 +10,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pretrain.mixture import MixtureStage
 from pretrain.model import ModelConfig
 from pretrain.objectives import OBJECTIVES
+from pretrain.preparation.cleaning import CleaningConfig
+from pretrain.preparation.contamination import DecontaminationConfig
+from pretrain.preparation.duplicates import DeduplicationConfig
 from pretrain.sources import SourceConfig
 from pretrain.sources.reviews import ReviewsSource
 from pretrain.tokenizer import TokenizerConfig
@@ -45,7 +49,7 @@ class RunConfig(Section):
 
 
 class DataConfig(Section):
-    """Which records are read and which of their views are used."""
+    """Which records are read, which of them are kept, and in what proportion they are used (docs/data.md)."""
 
     sources: tuple[SourceConfig, ...] = Field((ReviewsSource(),), description="Where training records come from.")
     heldout_sources: tuple[SourceConfig, ...] = Field(
@@ -55,18 +59,41 @@ class DataConfig(Section):
         0.02,
         ge=0,
         lt=1,
-        description="Share of records held out by a hash of their text, when no heldout_sources are named.",
+        description="Share of records held out when no heldout_sources are named, by a hash of their text or group.",
     )
     views: tuple[str, str] = Field(
         ("review", "paraphrase"),
-        description="The two views of a record: in the conditional layout the first is the context of the second.",
+        description="The two views of a record: in the conditional layout the first is the context of the second. One "
+        "name twice: two wordings of that view, drawn anew every epoch.",
     )
     max_view_tokens: int | None = Field(
         None, ge=1, description="A longer view is truncated and counted; null: the most that a row can take."
     )
+    mixture: tuple[MixtureStage, ...] = Field(
+        (), description="What an epoch is made of, stage after stage; empty: every record of every source once."
+    )
+    repeat: bool = Field(False, description="Let a mixture take more records of a source than it has.")
+    cleaning: CleaningConfig = CleaningConfig()
+    deduplication: DeduplicationConfig = DeduplicationConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    on_bad_row: Literal["stop", "skip"] = Field(
+        "stop",
+        description="A row that gives no record stops the preparation, or is left out, counted and listed.",
+        json_schema_extra=FREE,
+    )
+    max_bad_share: float = Field(
+        0.01, ge=0, le=1, description="With on_bad_row skip: the largest share of bad rows.", json_schema_extra=FREE
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Processes that prepare data; null: one per core, one alone for little data. Decides nothing else.",
+        json_schema_extra=FREE,
+    )
     folder: Path = Field(
         Path("runs/data"),
-        description="Prepared corpora, each in a subfolder named by its fingerprint.",
+        description="Prepared corpora, each in a subfolder named by its fingerprint, and in work/ what they were made "
+        "of: what is there is not made again.",
         json_schema_extra=FREE,
     )
 

@@ -94,8 +94,10 @@ def identity(config: Config) -> dict[str, Any]:
     Where files lie is no part of it: what they hold is checked by fingerprint.
     """
     settings = {key: value for key, value, field in _leaves(config) if not _is_free(field)}
-    for key in ("data.sources", "data.heldout_sources"):
-        settings[key] = [{name: value for name, value in source.items() if name != "path"} for source in settings[key]]
+    data = config.data
+    settings["data.sources"] = [source.settings() for source in data.sources]
+    settings["data.heldout_sources"] = [source.settings() for source in data.heldout_sources]
+    settings["data.decontamination.sources"] = [source.settings() for source in data.decontamination.sources]
     del settings["tokenizer.path"]
     return settings
 
@@ -262,14 +264,30 @@ def _contradictions(config: Config) -> Iterator[str]:
         )
     if not data.sources:
         yield "data.sources: names no source"
-    if data.views[0] == data.views[1]:
-        yield f"data.views: names {data.views[0]!r} twice"
+    titles: dict[str, str] = {}
     for key in ("sources", "heldout_sources"):
         for index, source in enumerate(getattr(data, key)):
-            for view in data.views:
+            place = f"data.{key}.{index}"
+            before = titles.setdefault(source.title, place)
+            if before != place:
+                yield f"{place}: is named {source.title!r} like {before}; give it a name of its own"
+            for view in dict.fromkeys(data.views):
                 if view not in source.view_names():
-                    names = ", ".join(source.view_names())
-                    yield f"data.{key}.{index}: has views {names}, but data.views asks {view!r}"
+                    yield f"{place}: has views {', '.join(source.view_names())}, but data.views asks {view!r}"
+    named = {source.name for source in data.sources}
+    for index, stage in enumerate(data.mixture):
+        for name in (*stage.weights, *stage.budgets):
+            if name not in named:
+                near = difflib.get_close_matches(name, [known for known in named if known], n=1)
+                hint = f"did you mean {near[0]}?" if near else "give the source that is meant this name"
+                yield f"data.mixture.{index}: no source has the name {name!r}; {hint}"
+    for index, source in enumerate(data.decontamination.sources):
+        if not set(data.views) & set(source.view_names()):
+            names = ", ".join(source.view_names())
+            yield f"data.decontamination.sources.{index}: has views {names}, none of data.views {list(data.views)}"
+    for view in data.decontamination.views or ():
+        if view not in data.views:
+            yield f"data.decontamination.views: {view!r} is none of data.views {list(data.views)}"
     yield from model_problems(config.model)
     yield from extra_problems(config.deepspeed.extra)
     if config.deepspeed.offload_parameters and config.deepspeed.zero_stage != 3:

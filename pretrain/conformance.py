@@ -19,10 +19,11 @@ from pretrain.batch import collate
 from pretrain.branches import Branches, Tree, View
 from pretrain.command import run_command
 from pretrain.config import ObjectiveConfig
+from pretrain.corpus import Pairs
 from pretrain.errors import DiptychError
 from pretrain.network import BranchNetwork
 from pretrain.objectives.mixed import MixedObjective
-from pretrain.packing import plan_epoch
+from pretrain.packing import pack
 from pretrain.schedule import Step
 
 TOLERANCE = 2e-5
@@ -33,18 +34,18 @@ def check_case(network: BranchNetwork, case: Mapping[str, Any]) -> dict[str, flo
     views = [(View(pair["text"]), View(pair["code"])) for pair in case["batch"]]
     branches = Branches("conditional", eos=case["eos"], predictors=tuple(case["predictors"]))
     lengths = np.array([[len(first.tokens), len(second.tokens)] for first, second in views], dtype=np.int64)
-    complete = np.ones_like(lengths, dtype=np.bool_)
+    pairs = Pairs(np.zeros_like(lengths), lengths, np.ones_like(lengths, dtype=np.bool_), np.zeros_like(lengths))
     row_length = int(branches.num_tokens(lengths, branched=True).sum())
-    plan = plan_epoch(lengths, complete, branches, row_length, seed=0, epoch=0, branched=True)
-    row, pairs = Tree(), []
+    plan = pack(np.arange(len(views)), pairs, np.ones(len(views), np.bool_), branches, row_length)
+    row, spans_of_row = Tree(), []
     for example in plan.row(0)[0]:
         tree, spans = branches.lay_out(views[example][0], views[example][1], branched=True)
         offset = row.extend(tree)
         assert spans is not None
-        pairs.append(spans.shifted(offset))
-    batch = collate([(row, pairs)], [0] * len(pairs), row_length, pad=0)
+        spans_of_row.append(spans.shifted(offset))
+    batch = collate([(row, spans_of_row)], [0] * len(views), row_length, pad=0)
     objective = MixedObjective(ObjectiveConfig(distance=case["distance"], predictors=len(case["predictors"])))
-    step = Step(0, int(plan.num_labels.sum()), len(pairs), ())
+    step = Step(0, int(plan.num_labels.sum()), len(views), ())
     network.zero_grad(set_to_none=True)
     lm_sum, states = network(batch)
     terms = objective(states, lm_sum, batch, step)

@@ -1,10 +1,19 @@
-"""The prepared corpus on disk: memory-mapped tokens of every view, written once and read by every rank."""
+"""The prepared corpus on disk: memory-mapped tokens of every view, written once and read by every rank.
 
-import hashlib
+    FOLDER/manifest.json                    what was kept, dropped and why; the shards of every source
+    FOLDER/tokenizer/                       a plain Hugging Face tokenizer
+    FOLDER/{train,heldout}/SOURCE/00000.arrow
+
+A shard holds blocks of ``BLOCK`` records (only the last block of a source may hold fewer), so the place of any record
+follows from the manifest alone. A shard is opened when one of its records is asked for.
+"""
+
+import bisect
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,130 +25,227 @@ import pyarrow.ipc
 from pretrain.branches import BoolArray, IntArray, View
 from pretrain.errors import DiptychError
 
-CHUNK = 8192
+BLOCK = 8192
 """Records per Arrow record batch."""
 
-
-@dataclass(frozen=True)
-class TokenizedRecord:
-    """One record as it is stored.
-
-    Attributes:
-        tokens: Token ids of the two views, without special tokens, cut to the longest allowed view.
-        complete: Whether each view is whole.
-        num_bytes: UTF-8 bytes of what is left of each view.
-        place: Where the record was read.
-        label: Class for probing, if the source knows one.
-    """
-
-    tokens: tuple[Sequence[int], Sequence[int]]
-    complete: tuple[bool, bool]
-    num_bytes: tuple[int, int]
-    place: str
-    label: int | None
-
-
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
-        ("first", pa.large_list(pa.int32())),
-        ("second", pa.large_list(pa.int32())),
-        ("first_complete", pa.bool_()),
-        ("second_complete", pa.bool_()),
-        ("first_bytes", pa.int32()),
-        ("second_bytes", pa.int32()),
-        ("place", pa.string()),
+        ("tokens", pa.list_(pa.list_(pa.int32()))),  # the wordings of the first view, then those of the second
+        ("complete", pa.list_(pa.bool_())),  # whether each is whole
+        ("bytes", pa.list_(pa.int32())),  # UTF-8 bytes of what is left of each
+        ("first_wordings", pa.int16()),  # how many are of the first view; 0: one view, of which two wordings are a pair
+        ("file", pa.int32()),  # number in the source's list of files
+        ("line", pa.int64()),
         ("label", pa.int32()),
     ]
 )
 
-
-class SplitWriter:
-    """Writes one split; use as made by :func:`open_split`."""
-
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-        self._pending: list[TokenizedRecord] = []
-
-    def add(self, record: TokenizedRecord) -> None:
-        """Appends a record."""
-        self._pending.append(record)
-        if len(self._pending) == CHUNK:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes what is pending."""
-        if not self._pending:
-            return
-        columns: list[list[Any]] = [
-            [record.tokens[0] for record in self._pending],
-            [record.tokens[1] for record in self._pending],
-            [record.complete[0] for record in self._pending],
-            [record.complete[1] for record in self._pending],
-            [record.num_bytes[0] for record in self._pending],
-            [record.num_bytes[1] for record in self._pending],
-            [record.place for record in self._pending],
-            [record.label for record in self._pending],
-        ]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-        self._writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
-        self._pending = []
+_OPEN_BLOCKS = 4096
 
 
-@contextmanager
-def open_split(path: Path) -> Iterator[SplitWriter]:
-    """Opens a split file for writing."""
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        split = SplitWriter(writer)
-        yield split
-        split.flush()
+@dataclass(frozen=True)
+class SourceSpan:
+    """One source's records in a split: those numbered ``first`` to ``first + count - 1``.
+
+    Attributes:
+        name: The source's name.
+        first: Number of its first record.
+        count: Number of its records.
+        tokens: Tokens of its views, of all wordings.
+        wordings: Number of its texts, of all wordings; ``2 * tokens / wordings`` is what a pair takes on average.
+        where: Path or address, for messages.
+        files: Files of the source, for places.
+    """
+
+    name: str
+    first: int
+    count: int
+    tokens: int
+    wordings: int
+    where: str
+    files: Sequence[str]
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a pair of this source on average."""
+        return 2 * self.tokens / self.wordings if self.wordings else 0.0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pair of wordings that each of some records gives; all arrays have shape [records, 2].
+
+    Attributes:
+        wordings: Which wordings: numbers within the record.
+        lengths: Their tokens.
+        complete: Whether each is whole.
+        num_bytes: UTF-8 bytes of each.
+    """
+
+    wordings: IntArray
+    lengths: IntArray
+    complete: BoolArray
+    num_bytes: IntArray
 
 
 class Split:
-    """One split, memory-mapped: opening costs the lengths only, tokens are read when a row needs them.
+    """One split of a corpus: records numbered through all sources, in the order of the config.
 
     Attributes:
-        lengths: Tokens of the two views; shape [records, 2].
-        complete: Whether each view is whole; shape [records, 2].
-        num_bytes: Bytes of the two views; shape [records, 2].
+        sources: The spans of the sources.
     """
 
-    def __init__(self, path: Path) -> None:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        self._chunks = [[_list_buffers(chunk) for chunk in table[name].chunks] for name in ("first", "second")]
-        self._places = table["place"]
-        self.labels = table["label"]
-        self.lengths: IntArray = np.stack(
-            [
-                np.concatenate([np.diff(offsets) for offsets, _ in chunks] or [np.zeros(0, np.int64)])
-                for chunks in self._chunks
-            ],
-            axis=1,
-        ).astype(np.int64)
-        self.complete: BoolArray = np.stack([table[f"{name}_complete"].to_numpy() for name in ("first", "second")], 1)
-        self.num_bytes: IntArray = np.stack(
-            [table[f"{name}_bytes"].to_numpy().astype(np.int64) for name in ("first", "second")], axis=1
-        )
+    def __init__(self, folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Opens nothing yet.
+
+        Args:
+            folder: The corpus.
+            entries: For each source ``name``, ``where``, ``files``, ``tokens``, ``wordings`` and ``shards`` (``file``,
+                ``records``).
+        """
+        self._folder = folder
+        self._shards: list[str] = []
+        starts = [0]
+        spans = []
+        for entry in entries:
+            first = starts[-1]
+            for shard in entry["shards"]:
+                self._shards.append(shard["file"])
+                starts.append(starts[-1] + shard["records"])
+            count = starts[-1] - first
+            spans.append(
+                SourceSpan(
+                    entry["name"], first, count, entry["tokens"], entry["wordings"], entry["where"], entry["files"]
+                )
+            )
+        self.sources: tuple[SourceSpan, ...] = tuple(spans)
+        self._starts = np.array(starts, dtype=np.int64)
+        self._readers: OrderedDict[int, Any] = OrderedDict()
+        self._blocks: OrderedDict[tuple[int, int], _Block] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return int(self._starts[-1])
 
-    def views(self, index: int) -> tuple[View, View]:
-        """The two views of one record."""
-        return self._view(index, 0), self._view(index, 1)
+    def pairs(self, records: IntArray, keys: npt.NDArray[np.uint64] | None = None) -> Pairs:
+        """The pair that each record gives.
 
-    def place(self, index: int) -> str:
-        """Where the record was read."""
-        return str(self._places[index])
+        Args:
+            records: Record numbers; shape [records].
+            keys: A random number per record, which draws one of its pairs; None: the first pair.
+        """
+        count = len(records)
+        if keys is None:
+            keys = np.zeros(count, dtype=np.uint64)
+        result = Pairs(
+            np.empty((count, 2), np.int64),
+            np.empty((count, 2), np.int64),
+            np.empty((count, 2), np.bool_),
+            np.empty((count, 2), np.int64),
+        )
+        shards = np.searchsorted(self._starts, records, side="right") - 1
+        inside = records - self._starts[shards]
+        # Blocks one after the other, whatever the order asked: each is mapped once.
+        place = shards * (1 << 32) + inside // BLOCK
+        order = np.argsort(place, kind="stable")
+        cuts = np.flatnonzero(np.diff(place[order])) + 1
+        for chosen in np.split(order, cuts) if count else ():
+            block = self._block(int(shards[chosen[0]]), int(inside[chosen[0]] // BLOCK))
+            block.draw(inside[chosen] % BLOCK, keys[chosen], chosen, result)
+        return result
 
-    def _view(self, index: int, which: int) -> View:
-        offsets, values = self._chunks[which][index // CHUNK]
-        inside = index % CHUNK
-        tokens = values[offsets[inside] : offsets[inside + 1]].tolist()
-        return View(tokens, bool(self.complete[index, which]))
+    def views(self, record: int, wordings: tuple[int, int] | None = None) -> tuple[View, View]:
+        """Two wordings of one record; None: its first pair."""
+        block, inside = self._locate(record)
+        if wordings is None:
+            wordings = (0, max(1, int(block.first_wordings[inside])))
+        return block.view(inside, wordings[0]), block.view(inside, wordings[1])
+
+    def wordings(self, record: int) -> tuple[int, int]:
+        """How many wordings of the first and of the second view a record has; (n, 0): one view of n wordings."""
+        block, inside = self._locate(record)
+        count = int(block.outer[inside + 1] - block.outer[inside])
+        first = int(block.first_wordings[inside]) or count
+        return first, count - first
+
+    def place(self, record: int) -> str:
+        """Where the record was read, ``file:line``."""
+        block, inside = self._locate(record)
+        span = self.sources[bisect.bisect_right([span.first for span in self.sources], record) - 1]
+        return f"{span.files[int(block.column('file')[inside])]}:{int(block.column('line')[inside])}"
+
+    def label(self, record: int) -> int | None:
+        """Class for probing, if the source knows one."""
+        block, inside = self._locate(record)
+        value: int | None = block.batch.column("label")[inside].as_py()
+        return value
+
+    def _locate(self, record: int) -> tuple["_Block", int]:
+        if not 0 <= record < len(self):
+            raise IndexError(f"record {record} of {len(self)}")
+        shard = int(np.searchsorted(self._starts, record, side="right")) - 1
+        inside = record - int(self._starts[shard])
+        return self._block(shard, inside // BLOCK), inside % BLOCK
+
+    def _block(self, shard: int, number: int) -> "_Block":
+        key = (shard, number)
+        block = self._blocks.get(key)
+        if block is None:
+            if shard not in self._readers:
+                self._readers[shard] = pa.ipc.open_file(pa.memory_map(str(self._folder / self._shards[shard])))
+                if len(self._readers) > 256:
+                    self._readers.popitem(last=False)
+            block = self._blocks[key] = _Block(self._readers[shard].get_batch(number))
+            if len(self._blocks) > _OPEN_BLOCKS:
+                self._blocks.popitem(last=False)
+        return block
 
 
-def _list_buffers(chunk: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    return chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=True)
+class _Block:
+    """One record batch as numpy arrays that share the file's memory."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch = batch
+        tokens = batch.column("tokens")
+        self.outer: npt.NDArray[np.int32] = tokens.offsets.to_numpy()
+        self.inner: npt.NDArray[np.int32] = tokens.values.offsets.to_numpy()
+        self.values: npt.NDArray[np.int32] = tokens.values.values.to_numpy()
+        self.first_wordings: npt.NDArray[np.int16] = self.column("first_wordings")
+
+    @cached_property
+    def complete(self) -> BoolArray:
+        values: BoolArray = self.batch.column("complete").values.to_numpy(zero_copy_only=False)
+        return values
+
+    @cached_property
+    def num_bytes(self) -> npt.NDArray[np.int32]:
+        values: npt.NDArray[np.int32] = self.batch.column("bytes").values.to_numpy()
+        return values
+
+    def column(self, name: str) -> Any:
+        return self.batch.column(name).to_numpy()
+
+    def view(self, record: int, wording: int) -> View:
+        place = int(self.outer[record]) + wording
+        return View(self.values[self.inner[place] : self.inner[place + 1]].tolist(), bool(self.complete[place]))
+
+    def draw(self, records: IntArray, keys: npt.NDArray[np.uint64], rows: IntArray, result: Pairs) -> None:
+        """Fills the rows of ``result`` for some records of this block."""
+        count = (self.outer[records + 1] - self.outer[records]).astype(np.uint64)
+        firsts = self.first_wordings[records].astype(np.uint64)
+        one = np.uint64(1)
+        pool = firsts == 0
+        of_first = np.where(pool, count, firsts)
+        of_second = np.where(pool, count - one, count - firsts)
+        first = keys % of_first
+        second = keys // of_first % of_second
+        second += np.where(pool, (second >= first).astype(np.uint64), firsts)
+        for column, chosen in enumerate((first, second)):
+            wording = chosen.astype(np.int64)
+            place = self.outer[records] + wording
+            result.wordings[rows, column] = wording
+            result.lengths[rows, column] = self.inner[place + 1] - self.inner[place]
+            result.complete[rows, column] = self.complete[place]
+            result.num_bytes[rows, column] = self.num_bytes[place]
 
 
 @dataclass(frozen=True)
@@ -163,6 +269,11 @@ class Corpus:
         """SHA-256 that stands for the tokens of both splits."""
         return str(self.manifest["fingerprint"])
 
+    @property
+    def longest_pair(self) -> int:
+        """Tokens of the longest pair that any record can give."""
+        return max(int(counts["longest_pair"]) for counts in self.manifest["splits"].values())
+
 
 def read_corpus(folder: Path) -> Corpus:
     """Opens a prepared corpus.
@@ -177,7 +288,24 @@ def read_corpus(folder: Path) -> Corpus:
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             raise DiptychError(f"{path}: missing or cut short; remove {folder} and prepare it again")
-    return Corpus(folder, manifest, Split(folder / "train.arrow"), Split(folder / "heldout.arrow"))
+    splits = {name: Split(folder, split_entries(manifest, name)) for name in ("train", "heldout")}
+    return Corpus(folder, manifest, splits["train"], splits["heldout"])
+
+
+def split_entries(manifest: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
+    """What :class:`Split` needs to know of each source that has records in a split."""
+    return [
+        {
+            "name": source["name"],
+            "where": source["where"],
+            "files": source["files"],
+            "tokens": source[split]["first_tokens"] + source[split]["second_tokens"],
+            "wordings": source[split]["first_wordings"] + source[split]["second_wordings"],
+            "shards": source[split]["shards"],
+        }
+        for source in manifest["sources"]
+        if source[split]["records"]
+    ]
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -187,19 +315,3 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return manifest
-
-
-def tokens_fingerprint(folder: Path) -> str:
-    """SHA-256 over the tokens of both splits: the same wherever the sources were read from."""
-    digest = hashlib.sha256()
-    for name in ("train.arrow", "heldout.arrow"):
-        reader = pa.ipc.open_file(pa.memory_map(str(folder / name)))
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            for column in ("first", "second", "first_complete", "second_complete"):
-                values = batch.column(column)
-                flat = values.flatten() if pa.types.is_large_list(values.type) else values.cast(pa.int8())
-                if pa.types.is_large_list(values.type):
-                    digest.update(values.value_lengths().to_numpy().tobytes())
-                digest.update(flat.to_numpy(zero_copy_only=False).tobytes())
-    return digest.hexdigest()

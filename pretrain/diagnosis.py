@@ -38,7 +38,7 @@ def stop_not_finite(
         ranks: All ranks.
     """
     records = [corpus.train.place(example) for row in micro_batch.rows if row for example in row.examples]
-    rows = [(row.epoch, row.index) for row in micro_batch.rows if row]
+    rows = [(row.epoch, row.window, row.index) for row in micro_batch.rows if row]
     reports = ranks.gather({"rank": ranks.rank, "values": local, "rows": rows, "records": records})
     bad = [
         report for report in reports if any(value != value or abs(value) == float("inf") for value in _values(report))

@@ -71,11 +71,14 @@ class Ranks:
             raise DiptychError(problems[0])
         return result  # type: ignore[return-value]
 
-    def main_first(self, action: Callable[[], T]) -> T:
-        """Runs an action on rank 0, then on the others (who find its result on disk). Collective."""
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Runs an action on rank 0 alone and gives every rank its result. Collective.
+
+        Raises:
+            DiptychError: The action raised one, or an ``OSError``.
+        """
         result = self.agree(lambda: action() if self.is_main else None)
-        later = self.agree(lambda: None if self.is_main else action())
-        return result if self.is_main else later  # type: ignore[return-value]
+        return self.gather(result)[0]  # type: ignore[return-value]
 
 
 def start_ranks(timeout_minutes: int) -> Ranks:

@@ -21,7 +21,7 @@ from pretrain.objectives.mixed import MixedObjective, make_branches
 from pretrain.prepare import prepare
 from pretrain.run_folder import check_run_folder
 from pretrain.tokenizer import load
-from pretrain.trainer import make_schedule
+from pretrain.trainer import make_schedule, mixture_lines
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,20 @@ def dry_run(config: Config, ranks: Ranks) -> None:
     with tempfile.TemporaryDirectory(prefix="diptych-dry-run-") as scratch:
         folder = ranks.gather(scratch)[0]
         # The corpus is needed for the exact number of rows; a prepared one is used, else one is made to be thrown away.
-        corpus = read_corpus(ranks.main_first(lambda: _corpus_folder(config, Path(folder), ranks)))
+        prepared = ranks.on_main(lambda: _corpus_folder(config, Path(folder)))
+        corpus = ranks.agree(lambda: read_corpus(prepared))
         _report_and_step(config, corpus, ranks)
         ranks.barrier()
 
 
-def _corpus_folder(config: Config, scratch: Path, ranks: Ranks) -> Path:
+def _corpus_folder(config: Config, scratch: Path) -> Path:
     if config.data.folder.is_dir():
         for prepared in config.data.folder.glob("*/manifest.json"):
             linked = scratch / prepared.parent.name
             if not linked.exists():
                 os.symlink(prepared.parent.resolve(), linked)
     data = config.data.model_copy(update={"folder": scratch})
-    return prepare(config.model_copy(update={"data": data}), quiet=not ranks.is_main)
+    return prepare(config.model_copy(update={"data": data}))
 
 
 def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
@@ -107,10 +108,13 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
     dtype = compute_dtype(config, ranks.device)
     memory = estimate_memory(config, hf_config, counts, dtype, ranks.world_size, schedule.micro_batch_rows)
     num_steps = config.train.steps or schedule.num_steps(config.train.epochs or 1.0)
+    rows_per_epoch, counted = schedule.rows_per_epoch()
+    epochs = num_steps * config.train.rows_per_step / rows_per_epoch
     plan = schedule.plan(0)
     rows = config.train.rows_per_step
     tokens, labels = int(plan.num_tokens.mean() * rows), int(plan.num_labels.mean() * rows)
-    mean_view = corpus.train.lengths.mean()
+    sources = corpus.train.sources
+    mean_view = sum(span.tokens for span in sources) / sum(span.wordings for span in sources)
     flops = training_flops(hf_config, counts, tokens=tokens, labels=labels, visible=int(tokens * mean_view))
     used = plan.num_tokens.sum() / (plan.num_rows * config.packing.row_length)
 
@@ -122,12 +126,15 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
     say(f"parameters            {counts.total:,} ({counts.total - counts.embedding - counts.head:,} in the blocks)")
     say(f"vocabulary            {hf_config.vocab_size:,}")
     say(f"records               {len(corpus.train):,} to train on, {len(corpus.heldout):,} held out")
-    say(f"rows                  {plan.num_rows:,} an epoch, {used:.1%} of positions used")
+    for line in mixture_lines(config, corpus, epochs):
+        say(line)
+    about = "" if counted else "about "
+    say(f"rows                  {about}{rows_per_epoch:,} an epoch, {used:.1%} of positions used")
     say(
         f"tokens per step       {tokens:,} computed, {labels:,} with a label, "
         f"{rows * config.packing.row_length:,} positions"
     )
-    say(f"steps                 {num_steps:,} ({schedule.epoch_of(num_steps):.2f} epochs)")
+    say(f"steps                 {num_steps:,} ({about}{epochs:.2f} epochs)")
     if flops is not None:
         say(f"FLOPs                 {flops:.2e} a step, {flops * num_steps:.2e} in all")
     say(

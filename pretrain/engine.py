@@ -51,8 +51,7 @@ def model_config(config: Config, tokenizer: Tokenizer, longest_position: int) ->
 
 def longest_position(config: Config, corpus: Corpus) -> int:
     """Position ids that any example of the corpus needs."""
-    longest = max(int(split.lengths.sum(axis=1).max(initial=1)) for split in (corpus.train, corpus.heldout))
-    return longest + 2 + config.objective.predictors
+    return corpus.longest_pair + 2 + config.objective.predictors
 
 
 def compute_dtype(config: Config, device: torch.device) -> torch.dtype:

@@ -5,7 +5,6 @@ loss, and both arms of a comparison get the same health figures.
 """
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,14 @@ import torch
 from torch import Tensor
 
 from pretrain.batch import BatchBuilder
-from pretrain.branches import Branches, IntArray
+from pretrain.branches import Branches
 from pretrain.config import Config
 from pretrain.corpus import Corpus
 from pretrain.distributed import Ranks
 from pretrain.health import health
 from pretrain.objectives.mixed import MixedObjective
-from pretrain.packing import plan_epoch, random_keys
+from pretrain.order import random_keys, sample
+from pretrain.packing import OneWindow, pack
 from pretrain.schedule import Schedule
 from pretrain.tokenizer import Tokenizer
 
@@ -34,24 +34,22 @@ class Evaluator:
         self.ranks = ranks
         self.builder = BatchBuilder(corpus.heldout, branches, config.packing.row_length, tokenizer.pad)
         # Records, packing and health pairs are drawn without the run's seed: arms are compared on the same texts.
-        count = min(config.evaluation.max_records, len(corpus.heldout))
-        drawn = np.argsort(random_keys(0, "evaluation", 0, len(corpus.heldout)), kind="stable")[:count]
-        plan = plan_epoch(
-            corpus.heldout.lengths[drawn],
-            corpus.heldout.complete[drawn],
+        drawn = sample(0, "evaluation", len(corpus.heldout), config.evaluation.max_records)
+        pairs = corpus.heldout.pairs(drawn)
+        plan = pack(
+            drawn,
+            pairs,
+            np.ones(len(drawn), np.bool_),
             branches,
             config.packing.row_length,
-            seed=0,
-            epoch=0,
-            branched=True,
+            keys=lambda count: random_keys(0, "rows of the evaluation", 0, count),
         )
-        plan = replace(plan, examples=drawn[plan.examples])
         self.order = {int(example): place for place, example in enumerate(drawn)}
         # A group is computed at once, however few rows a training step has.
         unit = config.objective.group_rows // math.gcd(config.objective.group_rows, ranks.world_size)
         # One "step" of the schedule is the whole evaluation, so ranks share its rows as they share a training step's.
         self.schedule = Schedule(
-            lambda epoch: plan,
+            OneWindow(plan),
             rows_per_step=plan.num_rows,
             micro_batch_rows=math.ceil(config.train.micro_batch_rows / unit) * unit,
             rank=ranks.rank,
@@ -59,7 +57,9 @@ class Evaluator:
             group_rows=config.objective.group_rows,
         )
         self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
-        self.num_bytes = self._labelled_bytes(drawn)
+        # Of the views that carry the language-model loss.
+        labelled = slice(1, 2) if config.packing.layout == "conditional" else slice(0, 2)
+        self.num_bytes = int(pairs.num_bytes[:, labelled].sum())
 
     def run(self, engine: Any) -> dict[str, float]:
         """Metrics by name. Collective."""
@@ -77,9 +77,9 @@ class Evaluator:
                 pair_sum += float(self.objective.distances(states, batch).sum()) if batch.pair_capacity else 0.0
                 if len(batch.groups):
                     spans = (batch.source_spans, batch.target_spans, batch.prediction_spans)
-                    rows = [row.index for row in micro_batch.rows if row for branched in row.branched if branched]
+                    places = [self.order[example] for row in micro_batch.rows if row for example in row.examples]
                     embeddings.append(
-                        (torch.tensor(rows), *(self.objective.pool(states, span).cpu() for span in spans))
+                        (torch.tensor(places), *(self.objective.pool(states, span).cpu() for span in spans))
                     )
         engine.train()
         sums = torch.tensor([lm_sum, pair_sum, num_pairs], dtype=torch.float64, device=self.ranks.device)
@@ -129,8 +129,3 @@ class Evaluator:
         first = torch.argsort(places)[: self.config.evaluation.health_pairs]
         source, target, prediction = (space[first] for space in spaces)
         return health(source, target, prediction if self.config.objective.predictors else None)
-
-    def _labelled_bytes(self, examples: IntArray) -> int:
-        """UTF-8 bytes of the views that carry the language-model loss."""
-        labelled = slice(1, 2) if self.config.packing.layout == "conditional" else slice(0, 2)
-        return int(self.corpus.heldout.num_bytes[examples, labelled].sum())

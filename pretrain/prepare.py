@@ -1,35 +1,43 @@
 """From sources to a prepared corpus: ``python -m pretrain.prepare CONFIG.yaml key=value ...``.
 
-    sources -> records -> split -> tokenizer -> tokens (Arrow, memory-mapped) + manifest.json
+    sources -> read -> examine -> judge -> tokenizer -> encode -> shards of tokens + manifest.json
 
-The result is a function of its inputs; it lies in a folder named by their fingerprint, so unchanged inputs are not
-prepared again and changed ones never overwrite anything.
+The result is a function of its inputs, for any number of workers. It lies in a folder named by their fingerprint, so
+unchanged inputs are not prepared again and changed ones never overwrite anything. What the stages leave in ``work/`` is
+kept too: a changed setting redoes only what depends on it, and a preparation that was killed goes on where it stopped.
 """
 
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import tqdm
 
 from pretrain.branches import Branches
 from pretrain.command import run_command
 from pretrain.config import Config
 from pretrain.config_file import load_config, split_arguments
-from pretrain.corpus import SplitWriter, TokenizedRecord, open_split, read_manifest, tokens_fingerprint
+from pretrain.corpus import read_manifest
 from pretrain.errors import DiptychError
-from pretrain.sources import Record, SourceConfig
+from pretrain.preparation.contamination import EvaluationIndex
+from pretrain.preparation.duplicates import MINHASH_VERSION
+from pretrain.preparation.encoding import Encoding, encode
+from pretrain.preparation.examining import Rules, examine
+from pretrain.preparation.judging import Judge, Judgement
+from pretrain.preparation.reading import LISTED, ReadPart, list_parts, read_batches, read_sources, wordings
+from pretrain.preparation.shards import COUNTS
+from pretrain.preparation.workers import Workers, choose_count
+from pretrain.sources.files import Files
+from pretrain.sources.record import Part, Source
 from pretrain.tokenizer import Tokenizer, load
 from pretrain.tokenizer_training import train
 
-FORMAT = 1
+FORMAT = 2
 """Changes whenever the same inputs give other files."""
 
 
@@ -37,7 +45,7 @@ def prepare(config: Config, *, quiet: bool = False) -> Path:
     """Prepares the corpus of a config unless it is there already.
 
     Args:
-        config: Sources, views, tokenizer and layout decide the result.
+        config: Its data, tokenizer and layout decide the result.
         quiet: No progress bar.
 
     Returns:
@@ -46,22 +54,17 @@ def prepare(config: Config, *, quiet: bool = False) -> Path:
     Raises:
         DiptychError: Bad input, with its place.
     """
-    inputs = _inputs(config)
-    name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-    folder = config.data.folder / name
+    preparation = _Preparation(config, quiet)
+    folder = preparation.folder
     if read_manifest(folder) is not None:
         return folder
     try:
-        config.data.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{name}.", suffix=".tmp", dir=config.data.folder) as scratch:
-            made = Path(scratch) / name  # the temporary folder itself is closed to other users
-            made.mkdir()
-            _write(config, inputs, made, quiet)
-            os.replace(made, folder)
+        preparation.run()
     except OSError as error:
         if read_manifest(folder) is None:  # else: another process prepared the same corpus at the same time
+            reason = error.strerror or error
             raise DiptychError(
-                f"data.folder {config.data.folder}: cannot write ({error.strerror}); free space or choose another"
+                f"data.folder {config.data.folder}: cannot write ({reason}); free space or choose another"
             ) from None
     return folder
 
@@ -82,147 +85,264 @@ def longest_view(config: Config) -> int:
     return asked or limit
 
 
-def _inputs(config: Config) -> dict[str, Any]:
-    """Everything that decides the files."""
-    data = config.data
+@dataclass(frozen=True)
+class _Sources:
+    """Sources, their parts, and whether each is trained on."""
 
-    def described(sources: Sequence[SourceConfig]) -> list[dict[str, Any]]:
+    sources: tuple[Source, ...]
+    parts: list[list[Part]]
+    training: tuple[bool, ...] = ()
+
+    @property
+    def titles(self) -> list[str]:
+        return [source.title for source in self.sources]
+
+    def described(self) -> list[dict[str, Any]]:
+        """What decides the records."""
         return [
-            source.model_dump(mode="json", exclude={"path"}) | {"fingerprint": source.fingerprint()}
-            for source in sources
+            source.settings() | {"parts": _hash([[part.fingerprint, part.start, part.stop] for part in parts])}
+            for source, parts in zip(self.sources, self.parts, strict=True)
         ]
 
-    return {
-        "format": FORMAT,
-        "sources": described(data.sources),
-        "heldout_sources": described(data.heldout_sources),
-        "heldout_fraction": data.heldout_fraction,
-        "views": list(data.views),
-        "max_view_tokens": longest_view(config),
-        "tokenizer": config.tokenizer.model_dump(mode="json", exclude={"path"})
-        | {"fingerprint": load(config.tokenizer.path, config.tokenizer).fingerprint if config.tokenizer.path else None},
-    }
 
+class _Preparation:
+    """The stages of one preparation."""
 
-def _write(config: Config, inputs: dict[str, Any], folder: Path, quiet: bool) -> None:
-    if config.tokenizer.path:
-        tokenizer = load(config.tokenizer.path, config.tokenizer)
-    else:
-        tokenizer = train(_training_texts(config), config.tokenizer)
-    tokenizer.save(folder / "tokenizer")
-    counts: Counter[str] = Counter()
-    per_source: list[int] = []
-    with (
-        open_split(folder / "train.arrow") as train_split,
-        open_split(folder / "heldout.arrow") as heldout_split,
-        tqdm.tqdm(desc="preparing", unit=" records", disable=quiet or not sys.stderr.isatty()) as bar,
-    ):
-        encoder = _Encoder(config, tokenizer, inputs["max_view_tokens"], counts)
-        for source in config.data.sources:
-            before = counts["records"]
-            for batch in _batches(source.records()):
-                for record, encoded in zip(batch, encoder.encode(batch), strict=True):
-                    held = not config.data.heldout_sources and _is_heldout(record, config)
-                    _add(encoded, heldout_split if held else train_split, "heldout" if held else "train", counts)
-                bar.update(len(batch))
-            per_source.append(counts["records"] - before)
-        for source in config.data.heldout_sources:
-            before = counts["records"]
-            for batch in _batches(source.records()):
-                for encoded in encoder.encode(batch):
-                    _add(encoded, heldout_split, "heldout", counts)
-                bar.update(len(batch))
-            per_source.append(counts["records"] - before)
-    _check_counts(counts, config)
-    splits: dict[str, dict[str, int]] = {"train": {}, "heldout": {}}
-    for key, value in sorted(counts.items()):
-        split, _, name = key.partition("/")
-        if name:
-            splits[split][name] = value
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    manifest = {
-        "fingerprint": tokens_fingerprint(folder),
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-        "vocab_size": tokenizer.vocab_size,
-        "splits": splits,
-        "records_per_source": per_source,
-        "inputs": inputs,
-        "paths": [str(getattr(source, "path", source.type)) for source in _all_sources(config)],
-        "files": {str(path.relative_to(folder)): path.stat().st_size for path in files},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-class _Encoder:
-    """Records to tokens, with every truncation counted."""
-
-    def __init__(self, config: Config, tokenizer: Tokenizer, limit: int, counts: Counter[str]) -> None:
-        self.views = config.data.views
-        self.tokenizer = tokenizer
-        self.limit = limit
-        self.counts = counts
-
-    def encode(self, records: Sequence[Record]) -> Iterator[TokenizedRecord]:
-        ids = [self.tokenizer.encode_batch([record.views[view] for record in records]) for view in self.views]
-        for record, first, second in zip(records, *ids, strict=True):
-            self.counts["records"] += 1
-            if not first or not second:
-                raise DiptychError(f"{record.place}: a view has no token under this tokenizer; drop the record")
-            texts = [record.views[view] for view in self.views]
-            whole = (len(first) <= self.limit, len(second) <= self.limit)
-            kept = (first[: self.limit], second[: self.limit])
-            num_bytes = [
-                len((text if complete else self.tokenizer.decode(tokens)).encode("utf-8"))
-                for text, complete, tokens in zip(texts, whole, kept, strict=True)
-            ]
-            yield TokenizedRecord(kept, whole, (num_bytes[0], num_bytes[1]), record.place, record.label)
-
-
-def _add(record: TokenizedRecord, split: SplitWriter, name: str, counts: Counter[str]) -> None:
-    split.add(record)
-    counts[f"{name}/records"] += 1
-    for which, view in enumerate(("first", "second")):
-        counts[f"{name}/{view}_tokens"] += len(record.tokens[which])
-        counts[f"{name}/{view}_bytes"] += record.num_bytes[which]
-        counts[f"{name}/{view}_truncated"] += not record.complete[which]
-
-
-def _all_sources(config: Config) -> Iterable[SourceConfig]:
-    return (*config.data.sources, *config.data.heldout_sources)
-
-
-def _batches(records: Iterator[Record], size: int = 1024) -> Iterator[list[Record]]:
-    while batch := list(islice(records, size)):
-        yield batch
-
-
-def _is_heldout(record: Record, config: Config) -> bool:
-    """By a hash of the text, so that equal records fall on one side and the order of sources does not matter."""
-    text = "\0".join(record.views[view] for view in config.data.views)
-    drawn = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-    return drawn < config.data.heldout_fraction
-
-
-def _training_texts(config: Config) -> Iterator[str]:
-    for source in config.data.sources:
-        for record in source.records():
-            if config.data.heldout_sources or not _is_heldout(record, config):
-                yield from (record.views[view] for view in config.data.views)
-
-
-def _check_counts(counts: Counter[str], config: Config) -> None:
-    if not counts["train/records"]:
-        raise DiptychError("data.sources: no training record is left; check paths and keep rules")
-    if counts["heldout/records"] < 2:
-        raise DiptychError(
-            f"data.heldout_fraction: {config.data.heldout_fraction} leaves {counts['heldout/records']} held-out "
-            "records, evaluation needs 2 or more; raise it or name data.heldout_sources"
+    def __init__(self, config: Config, quiet: bool) -> None:
+        data = config.data
+        self.config, self.work = config, data.folder / "work"
+        files = Files(self.work / "files.json")
+        sources = (*data.sources, *data.heldout_sources)
+        training = (True,) * len(data.sources) + (False,) * len(data.heldout_sources)
+        self.sources = _Sources(sources, list_parts(sources, files), training)
+        self.tests = _Sources(data.decontamination.sources, list_parts(data.decontamination.sources, files))
+        self.max_view_tokens = longest_view(config)
+        self.tokenizer = load(config.tokenizer.path, config.tokenizer) if config.tokenizer.path else None
+        self.inputs = self._inputs()
+        self.folder = data.folder / _hash(self.inputs)
+        work = sum(part.size for own in self.sources.parts for part in own)
+        self.workers = Workers(choose_count(data.workers, work), quiet=quiet)
+        self.rules = Rules(
+            data.views,
+            data.cleaning,
+            data.deduplication,
+            data.decontamination,
+            None if data.heldout_sources else data.heldout_fraction,
         )
+
+    def _inputs(self) -> dict[str, Any]:
+        """Everything that decides the files."""
+        data, tokenizer = self.config.data, self.config.tokenizer
+        count = len(data.sources)
+        described = self.sources.described()
+        return {
+            "format": FORMAT,
+            "sources": described[:count],
+            "heldout_sources": described[count:],
+            "heldout_fraction": None if data.heldout_sources else data.heldout_fraction,
+            "views": list(data.views),
+            "cleaning": data.cleaning.model_dump(mode="json"),
+            "deduplication": data.deduplication.model_dump(mode="json")
+            | ({"version": MINHASH_VERSION} if data.deduplication.near else {}),
+            "decontamination": data.decontamination.model_dump(mode="json", exclude={"sources"})
+            | {"sources": self.tests.described()},
+            "max_view_tokens": self.max_view_tokens,
+            "tokenizer": tokenizer.model_dump(mode="json", exclude={"path"})
+            | {"fingerprint": self.tokenizer.fingerprint if self.tokenizer else None},
+        }
+
+    def run(self) -> None:
+        self.work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="scratch-", dir=self.work) as scratch:
+            self._run(Path(scratch))
+
+    def _run(self, scratch: Path) -> None:
+        data, workers = self.config.data, self.workers
+        skip = data.on_bad_row == "skip"
+        both = (*self.sources.sources, *self.tests.sources)
+        both_parts = [*self.sources.parts, *self.tests.parts]
+        read = read_sources(both, both_parts, data.cleaning, self.work / "read", skip=skip, workers=workers)
+        self._check_bad_share(read)
+        parts, test_parts = read[: len(self.sources.sources)], read[len(self.sources.sources) :]
+        tests = list(zip(self.tests.titles, test_parts, strict=True))
+        titles, training = self.sources.titles, self.sources.training
+        examined = examine(self.sources.sources, parts, training, tests, self.rules, self.work / "examined", workers)
+        judge = Judge(titles, parts, examined, training, self.rules, scratch)
+        judgement = judge.judgement(self.tests.titles, skip)
+        self._check_counts(judgement)
+        tokenizer = self.tokenizer or self._train_tokenizer(parts, judgement)
+        partial = self.folder.with_name(f"{self.folder.name}.partial")
+        tokenizer.save(partial / "tokenizer")
+        shards = self._encode(parts, judgement, tokenizer, partial, scratch)
+        manifest = self._manifest(parts, judgement, tokenizer, shards, tests, partial)
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        try:
+            os.replace(partial, self.folder)
+        except OSError:
+            if read_manifest(self.folder) is None:
+                raise
+            shutil.rmtree(partial, ignore_errors=True)  # another process was faster
+
+    def _check_bad_share(self, read: Sequence[Sequence[ReadPart]]) -> None:
+        parts = [part for own in read for part in own]
+        bad, good = sum(part.bad for part in parts), sum(part.records for part in parts)
+        if bad > self.config.data.max_bad_share * (bad + good):
+            first = next(part.bad_rows[0] for part in parts if part.bad)
+            raise DiptychError(
+                f"data.max_bad_share: {bad:,} of {bad + good:,} rows are bad, more than "
+                f"{self.config.data.max_bad_share:.2%}; the first is {first}"
+            )
+
+    def _check_counts(self, judgement: Judgement) -> None:
+        judged = judgement.sources
+        data = self.config.data
+        dropped: dict[str, int] = {}
+        for own in judged:
+            for reason, number in own.dropped().items():
+                dropped[reason] = dropped.get(reason, 0) + number
+        why = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()) or "none dropped"
+        for source, own, training in zip(self.sources.sources, judged, self.sources.training, strict=True):
+            if not own.count("train" if training else "heldout"):
+                raise DiptychError(
+                    f"data: source {source.title!r} ({source.where()}) has no record left of {own.records:,} ({why}); "
+                    "check its keep rule and data.cleaning, data.deduplication, data.decontamination"
+                )
+        heldout = sum(own.count("heldout") for own in judged)
+        if heldout < 2:
+            raise DiptychError(
+                f"data.heldout_fraction: {data.heldout_fraction} leaves {heldout} held-out records, evaluation needs 2 "
+                "or more; raise it or name data.heldout_sources"
+            )
+
+    def _train_tokenizer(self, parts: Sequence[Sequence[ReadPart]], judgement: Judgement) -> Tokenizer:
+        """Trains it on training records only, unless that was done before."""
+        inputs = {key: value for key, value in self.inputs.items() if key != "max_view_tokens"}
+        folder = self.work / "tokenizers" / _hash(inputs)
+        if not folder.is_dir():
+            tokenizer = train(self._training_texts(parts, judgement), self.config.tokenizer)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                made = Path(scratch) / folder.name
+                tokenizer.save(made)
+                if not folder.is_dir():
+                    os.replace(made, folder)
+        return load(folder, self.config.tokenizer)
+
+    def _training_texts(self, parts: Sequence[Sequence[ReadPart]], judgement: Judgement) -> Iterator[str]:
+        """Texts of an even draw of record batches, ten times as many as the tokenizer samples from them."""
+        names = dict.fromkeys(self.config.data.views)
+        training = [source for source, trains in enumerate(self.sources.training) if trains]
+        records = sum(judgement.sources[source].count("train") for source in training)
+        stride = max(1, 2 * records // (10 * self.config.tokenizer.sample_texts))
+        number = 0
+        for source in training:
+            first = 0
+            for part in parts[source]:
+                chosen = range(-number % stride, len(part.batches), stride)
+                starts = [first + sum(part.batches[:batch]) for batch in chosen]
+                number += len(part.batches)
+                first += part.records
+                columns = [f"view {name}" for name in names]
+                for start, batch in zip(starts, read_batches(part.path, columns, chosen), strict=True):
+                    views = [wordings(array) for array in batch.values()]
+                    kept = judgement.sources[source].kept("train", start, start + len(views[0]))
+                    for keep, *record in zip(kept, *views, strict=True):
+                        if keep:
+                            yield from (text for texts in record for text in texts)
+
+    def _encode(
+        self,
+        parts: Sequence[Sequence[ReadPart]],
+        judgement: Judgement,
+        tokenizer: Tokenizer,
+        folder: Path,
+        scratch: Path,
+    ) -> dict[str, list[list[dict[str, Any]]]]:
+        """Shards of each source by split."""
+        encoding = Encoding(
+            scratch / "encoder.json", scratch / "decoder.json", self.config.data.views, self.max_view_tokens
+        )
+        tokenizer.encoder.save(str(encoding.encoder))
+        tokenizer.hf.backend_tokenizer.save(str(encoding.decoder))
+        return {
+            split: [
+                encode(own, judged, split, encoding, folder / split / title, self.workers, title)
+                for own, judged, title in zip(parts, judgement.sources, self.sources.titles, strict=True)
+            ]
+            for split in ("train", "heldout")
+        }
+
+    def _manifest(
+        self,
+        parts: Sequence[Sequence[ReadPart]],
+        judgement: Judgement,
+        tokenizer: Tokenizer,
+        shards: dict[str, list[list[dict[str, Any]]]],
+        tests: Sequence[tuple[str, Sequence[ReadPart]]],
+        folder: Path,
+    ) -> dict[str, Any]:
+        digests = [shard["digest"] for per_source in shards.values() for own in per_source for shard in own]
+        sources = []
+        for number, source in enumerate(self.sources.sources):
+            sources.append(
+                {
+                    "name": source.title,
+                    "where": source.where(),
+                    "role": "train" if self.sources.training[number] else "heldout",
+                    "files": list(dict.fromkeys(file for part in parts[number] for file in part.files)),
+                    "read": sum(part.records for part in parts[number]),
+                    "bad": sum(part.bad for part in parts[number]),
+                    "dropped": judgement.sources[number].dropped(),
+                    **{split: _summary(shards[split][number], folder) for split in shards},
+                }
+            )
+        rows = [row for own in (*parts, *(own for _, own in tests)) for part in own for row in part.bad_rows]
+        splits: dict[str, dict[str, int]] = {}
+        for split, per_source in shards.items():
+            everything = [shard for own in per_source for shard in own]
+            splits[split] = {key: sum(shard[key] for shard in everything) for key in COUNTS}
+            splits[split]["longest_pair"] = max((shard["longest_pair"] for shard in everything), default=0)
+        for path in folder.rglob(".*"):
+            path.unlink()  # scratch files of a preparation that was killed
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
+        return {
+            "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "views": list(self.config.data.views),
+            "splits": splits,
+            "sources": sources,
+            "duplicates": judgement.duplicates,
+            "test_sets": self._test_sets(tests),
+            "leaks": judgement.leaks,
+            "bad_rows": rows[:LISTED],
+            "inputs": self.inputs,
+            "files": {str(path.relative_to(folder)): path.stat().st_size for path in paths},
+        }
+
+    def _test_sets(self, tests: Sequence[tuple[str, Sequence[ReadPart]]]) -> list[dict[str, Any]]:
+        index = EvaluationIndex(self.config.data.decontamination, self.config.data.views)
+        index.add_parts(tests)
+        described = zip(self.tests.sources, index.sets, tests, strict=True)
+        return [
+            {"name": found.name, "where": source.where(), "records": sum(part.records for part in own), **found.items}
+            for source, found, (_, own) in described
+        ]
+
+
+def _summary(shards: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    return {key: sum(shard[key] for shard in shards) for key in COUNTS} | {
+        "shards": [{"file": str(shard["path"].relative_to(folder)), "records": shard["records"]} for shard in shards]
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain.prepare``."""
-    if "--help" in argv:
+    if "--help" in argv or "-h" in argv:
         print(__doc__)
         return 0
     folder = prepare(load_config(*split_arguments(argv)))
@@ -233,6 +353,11 @@ def main(argv: Sequence[str]) -> int:
         tokens = counts["first_tokens"] + counts["second_tokens"]
         truncated = counts["first_truncated"] + counts["second_truncated"]
         print(f"  {split}: {counts['records']:,} records, {tokens:,} tokens, {truncated:,} views truncated")
+    for source in manifest["sources"]:
+        dropped = ", ".join(f"{number:,} {reason}" for reason, number in source["dropped"].items())
+        bad = f", {source['bad']:,} bad rows left out" if source["bad"] else ""
+        print(f"  {source['name']}: {source['read']:,} read, dropped: {dropped or 'none'}{bad}")
+    print(f"look at it: python -m pretrain.inspect {folder}")
     return 0
 
 

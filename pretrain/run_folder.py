@@ -15,7 +15,7 @@ from pretrain.config import Config
 from pretrain.config_file import dump_config, identity
 from pretrain.errors import DiptychError
 
-_PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "sentencepiece", "numpy", "pyarrow")
+_PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "sentencepiece", "datasets", "numpy", "pyarrow")
 
 
 def check_run_folder(config: Config) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,14 +25,16 @@ from pretrain.engine_state import optimizer_step
 from pretrain.errors import DiptychError
 from pretrain.evaluation import Evaluator
 from pretrain.export import canary, export
+from pretrain.mixture import resolve
 from pretrain.model import count_parameters, training_flops
 from pretrain.monitor import Monitor, memory_gib, peak_flops
 from pretrain.objectives.mixed import LossTerms, MixedObjective, make_branches
-from pretrain.packing import PackingPlan, plan_epoch
+from pretrain.order import Order
+from pretrain.packing import WindowPlanner
 from pretrain.prepare import prepare
 from pretrain.progress import Progress, Totals, sum_over_ranks
 from pretrain.run_folder import check_run_folder, describe_run
-from pretrain.schedule import MicroBatch, Schedule, Step
+from pretrain.schedule import Cursor, MicroBatch, Schedule, Step
 from pretrain.tokenizer import load
 
 _PLANNED = ("model.", "tokenizer.", "data.", "packing.", "run.seed", "train.rows_per_step")
@@ -45,7 +48,8 @@ def pretrain(config: Config, ranks: Ranks) -> Path:
         The Hugging Face folder of the trained model.
     """
     ranks.agree(lambda: check_run_folder(config))
-    corpus = read_corpus(ranks.main_first(lambda: prepare(config, quiet=not ranks.is_main)))
+    folder = ranks.on_main(lambda: prepare(config))
+    corpus = ranks.agree(lambda: read_corpus(folder))
     run = Run(config, corpus, ranks)
     first = run.resume_or_start()
     with closing(run.monitor):
@@ -76,6 +80,8 @@ class Run:
         self.schedule = make_schedule(config, corpus, self.branches, self.objective, ranks)
         train = config.train
         self.num_steps = train.steps or self.schedule.num_steps(train.epochs or 1.0)
+        self.rows_per_epoch, self.rows_counted = self.schedule.rows_per_epoch()
+        self.cursor = Cursor()
         self.builder = BatchBuilder(corpus.train, self.branches, config.packing.row_length, special.pad)
         hf_config = model_config(config, self.tokenizer, longest_position(config, corpus))
         self.built = build_engine(config, hf_config, self.schedule, ranks)
@@ -106,6 +112,7 @@ class Run:
             first, self.checkpoint = state.step, path
             self.progress = Progress(state.label_tokens, state.tokens)
             self.evaluated = dict(state.extra.get("evaluation", {}))
+            self.cursor = Cursor(**state.cursor)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
         ranks.agree(lambda: self.checkpoints.check_room(self.counts.total))
         self.monitor = ranks.agree(
@@ -116,6 +123,7 @@ class Run:
         for line in skipped:
             self.monitor.say(line)
         self._introduce(path)
+        self.schedule.start_from(self.cursor)
         return first
 
     def batches(self, first: int) -> Iterator[tuple[Step, list[Batch]]]:
@@ -154,6 +162,7 @@ class Run:
         if not math.isfinite(grad_norm):
             self._stop("the gradient norm", step, terms, step.micro_batches[-1], factor)
         self.grad_norm = grad_norm
+        self.cursor = step.cursor
         self.progress.add(totals, time.perf_counter() - self.step_started)
         done = step.index + 1
         if done == 1 or done % config.logging.every == 0 or done == self.num_steps:
@@ -185,6 +194,7 @@ class Run:
             model=self.built.hf_config.to_dict(),
             dtype=str(self.built.dtype).removeprefix("torch."),
             extra=self._facts(),
+            cursor=asdict(self.cursor),
         )
         first_view = self.corpus.heldout.views(0)[0]
         ids = [self.tokenizer.bos, *first_view.tokens][:32]
@@ -210,9 +220,13 @@ class Run:
         plan = schedule.plan(0)
         used = plan.num_tokens.sum() / (plan.num_rows * config.packing.row_length)
         self.monitor.say(
-            f"{self.counts.total:,} parameters, {len(self.corpus.train):,} records, {plan.num_rows:,} rows an epoch "
+            f"{self.counts.total:,} parameters, {len(self.corpus.train):,} records, "
+            f"{'' if self.rows_counted else 'about '}{self.rows_per_epoch:,} rows an epoch "
             f"({used:.1%} of positions used), {self.num_steps:,} steps of {config.train.rows_per_step} rows"
         )
+        epochs = self.num_steps * config.train.rows_per_step / self.rows_per_epoch
+        for line in mixture_lines(config, self.corpus, epochs):
+            self.monitor.say(line)
         self.monitor.say(
             f"{self.ranks.world_size} rank(s) on {self.ranks.device.type}, ZeRO-{config.deepspeed.zero_stage}, "
             f"{str(self.built.dtype).removeprefix('torch.')}, accumulation {schedule.accumulation}; "
@@ -273,7 +287,7 @@ class Run:
 
     def _facts(self) -> dict[str, object]:
         splits = self.corpus.manifest["splits"]
-        paths = [Path(path).name for path in self.corpus.manifest["paths"]]
+        paths = [Path(span.where).name for span in self.corpus.train.sources]
         return {
             "name": self.config.run.folder.name,
             "parameters": self.counts.total,
@@ -302,37 +316,40 @@ def make_schedule(
     """The training schedule of this rank.
 
     Raises:
-        DiptychError: The corpus does not fill one step.
+        DiptychError: The mixture cannot be filled, or the corpus does not fill one step.
     """
-
-    def plan(epoch: int) -> PackingPlan:
-        return plan_epoch(
-            corpus.train.lengths,
-            corpus.train.complete,
-            branches,
-            config.packing.row_length,
-            seed=config.run.seed,
-            epoch=epoch,
-            branched=objective.needs_branches,
-            dropout=config.objective.dropout,
-            reserve_branches=config.packing.reserve_branches,
-        )
-
+    mix = resolve(config.data.mixture, corpus.train.sources, config.data.repeat)
+    planner = WindowPlanner(
+        corpus.train,
+        Order(mix, config.run.seed),
+        branches,
+        config.packing.row_length,
+        branched=objective.needs_branches,
+        dropout=config.objective.dropout,
+        reserve_branches=config.packing.reserve_branches,
+    )
     schedule = Schedule(
-        plan,
+        planner,
         rows_per_step=config.train.rows_per_step,
         micro_batch_rows=config.train.micro_batch_rows,
         rank=ranks.rank,
         world_size=ranks.world_size,
         group_rows=config.objective.group_rows,
     )
-    rows = schedule.plan(0).num_rows
-    if rows < config.train.rows_per_step:
+    if schedule.plan(0).num_rows < config.train.rows_per_step and schedule.epoch_of(1) > 1:
         raise DiptychError(
-            f"train.rows_per_step: the corpus fills only {rows} rows of {config.packing.row_length} tokens, "
-            f"a step takes {config.train.rows_per_step}; lower train.rows_per_step or packing.row_length, or add data"
+            f"train.rows_per_step: the corpus fills only {schedule.rows_per_epoch()[0]} rows of "
+            f"{config.packing.row_length} tokens, a step takes {config.train.rows_per_step}; lower "
+            "train.rows_per_step or packing.row_length, or add data"
         )
     return schedule
+
+
+def mixture_lines(config: Config, corpus: Corpus, epochs: float) -> list[str]:
+    """What a run of so many epochs takes of each source; nothing if there is only one."""
+    if not config.data.mixture and len(corpus.train.sources) == 1:
+        return []
+    return resolve(config.data.mixture, corpus.train.sources, config.data.repeat).table(epochs)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

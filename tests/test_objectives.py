@@ -13,18 +13,21 @@ import pytest
 import torch
 from infonce_worker import COUNTS, GROUPS, draw, objective_gradients
 from ranks import run_ranks
+from splits import MadeSplit
 from tiny import BOS, EOS, PAD, PREDICTORS, tiny_llama
 
 from pretrain import conformance
 from pretrain.batch import Batch, BatchBuilder
-from pretrain.branches import Branches, View
+from pretrain.branches import Branches
 from pretrain.config import ObjectiveConfig
 from pretrain.errors import DiptychError
+from pretrain.mixture import resolve
 from pretrain.network import BranchNetwork
 from pretrain.objectives import OBJECTIVES
 from pretrain.objectives.groups import PairGroups
 from pretrain.objectives.mixed import MixedObjective
-from pretrain.packing import plan_epoch
+from pretrain.order import Order
+from pretrain.packing import WindowPlanner
 from pretrain.schedule import Schedule, Step
 
 TEMPERATURE = 0.2
@@ -231,40 +234,19 @@ def test_lambda_zero_needs_no_branches_and_leaves_the_language_model() -> None:
     assert float(terms.loss) == pytest.approx(0.4) and float(terms.pair_sum) == 0
 
 
-class Views:
-    """A split of 24 pairs."""
-
-    def __init__(self) -> None:
-        rng = np.random.default_rng(3)
-        sizes = rng.integers(1, 8, (24, 2)).tolist()
-        self.pairs = [tuple(View(rng.integers(3, 57, size).tolist()) for size in pair) for pair in sizes]
-        self.lengths = np.array(sizes)
-
-    def views(self, index: int) -> tuple[View, View]:
-        return self.pairs[index]  # type: ignore[return-value]
-
-
 def step_gradients(
     world: int, micro: int, config: ObjectiveConfig, layout: Any
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """One optimizer step's loss and gradients: all ranks' micro-batches one after the other."""
-    split = Views()
+    split = MadeSplit({"pairs": 24}, longest=7)
     branches = Branches(layout, eos=EOS, bos=BOS, predictors=PREDICTORS[:1])
     builder = BatchBuilder(split, branches, 48, PAD)  # type: ignore[arg-type]
     network = BranchNetwork(tiny_llama())
+    order = Order(resolve((), split.sources, repeat=False), seed=0)
     loss = 0.0
     for rank in range(world):
         schedule = Schedule(
-            lambda epoch: plan_epoch(
-                split.lengths,
-                np.ones_like(split.lengths, dtype=bool),
-                branches,
-                48,
-                seed=0,
-                epoch=epoch,
-                branched=True,
-                dropout=config.dropout,
-            ),
+            WindowPlanner(split, order, branches, 48, branched=True, dropout=config.dropout),
             rows_per_step=6,
             micro_batch_rows=micro,
             rank=rank,

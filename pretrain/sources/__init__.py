@@ -1,18 +1,48 @@
-"""Sources: where multi-view records come from. A new source is one file and one line here.
-
-A source is a frozen pydantic model with a literal ``type``, ``records() -> Iterator[Record]``,
-``view_names() -> tuple[str, ...]`` and ``fingerprint() -> str`` (changes whenever the records may change).
-"""
+"""Sources: where multi-view records come from. A new source is a subclass of ``record.Source`` and a line here."""
 
 from typing import Annotated
 
 from pydantic import Field
 
+from pretrain.sources.delimited import DelimitedSource
+from pretrain.sources.docstrings import DocstringsSource
+from pretrain.sources.files import Files
+from pretrain.sources.hub import HubSource
 from pretrain.sources.jsonl import JsonlSource
 from pretrain.sources.messages import MessagesSource
-from pretrain.sources.record import Record
+from pretrain.sources.parallel import ParallelSource
+from pretrain.sources.record import BadRow, Part, Record, Source
+from pretrain.sources.regex_grammar import RegexGrammarSource
 from pretrain.sources.reviews import ReviewsSource
+from pretrain.sources.tables import TableSource
 
-SourceConfig = Annotated[JsonlSource | MessagesSource | ReviewsSource, Field(discriminator="type")]
+SourceConfig = Annotated[
+    JsonlSource
+    | MessagesSource
+    | DelimitedSource
+    | TableSource
+    | ParallelSource
+    | HubSource
+    | DocstringsSource
+    | ReviewsSource
+    | RegexGrammarSource,
+    Field(discriminator="type"),
+]
 
-__all__ = ["JsonlSource", "MessagesSource", "Record", "ReviewsSource", "SourceConfig"]
+__all__ = [
+    "BadRow",
+    "DelimitedSource",
+    "DocstringsSource",
+    "Files",
+    "HubSource",
+    "JsonlSource",
+    "MessagesSource",
+    "ParallelSource",
+    "Part",
+    "Record",
+    "RegexGrammarSource",
+    "ReviewsSource",
+    "Source",
+    "SourceConfig",
+    "TableSource",
+]

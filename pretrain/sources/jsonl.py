@@ -1,46 +1,53 @@
-"""JSON Lines with one named field per view."""
+"""JSON Lines with named fields."""
 
-from collections.abc import Iterator
-from pathlib import Path
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pretrain.sources.columns import FileColumnSource
+from pretrain.sources.files import Files
+from pretrain.sources.lines import TextSource
+from pretrain.sources.record import BadRow, Part, Record
 
-from pretrain.errors import DiptychError
-from pretrain.sources.json_lines import checked_view, file_fingerprint, read_objects
-from pretrain.sources.record import Record
 
-
-class JsonlSource(BaseModel):
-    """A ``.jsonl`` file, UTF-8, one object a line."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class JsonlSource(TextSource, FileColumnSource):
+    """``.jsonl`` files, one object a line; ``.gz`` and ``.zst`` as well."""
 
     type: Literal["jsonl"]
-    path: Path = Field(description="The file; relative to the working directory.")
-    fields: dict[str, str] = Field(
-        {"text": "text", "code": "code"}, min_length=2, description="View name to field of the JSON object."
-    )
-    keep: dict[str, Any] = Field(
-        default_factory=dict, description="Only records whose fields have these values, e.g. {label: 1}."
-    )
 
-    def records(self) -> Iterator[Record]:
-        """Yields the records of the file in its order."""
-        for place, row in read_objects(self.path):
-            if any(row.get(field) != value for field, value in self.keep.items()):
+    def parts(self, files: Files) -> Sequence[Part]:
+        """Pieces of the files of about 64 MiB."""
+        return files.all_text_parts(self.path)
+
+    def read(self, part: Part) -> Iterator[Record | BadRow]:
+        """Yields the records of a part in the order of the lines; blank lines are nothing."""
+        for row in objects(self, part):
+            if isinstance(row, BadRow):
+                yield row
+            else:
+                record = self.to_record(row[1], part.file, row[0])
+                if record is not None:
+                    yield record
+
+
+def objects(source: TextSource, part: Part) -> Iterator[tuple[int, dict[str, Any]] | BadRow]:
+    """Yields the number and the object of every line that is not blank."""
+    for line in source.lines(part):
+        if isinstance(line, BadRow):
+            yield line
+            continue
+        number, text = line
+        if not text or text.isspace():
+            continue
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            reason = f"invalid JSON at column {error.colno}: {error.msg}; one object a line is expected"
+        except (ValueError, RecursionError) as error:
+            reason = f"invalid JSON: {error}; one object a line is expected"
+        else:
+            if isinstance(value, dict):
+                yield number, value
                 continue
-            views = {}
-            for view, field in self.fields.items():
-                if field not in row:
-                    raise DiptychError(f"{place}: no field {field!r} for view {view!r}; it has {', '.join(row)}")
-                views[view] = checked_view(row[field], place, view)
-            yield Record(views, place)
-
-    def view_names(self) -> tuple[str, ...]:
-        """The views that every record has."""
-        return tuple(self.fields)
-
-    def fingerprint(self) -> str:
-        """Changes whenever the records may change."""
-        return file_fingerprint(self.path)
+            reason = f"expected a JSON object, found {type(value).__name__}"
+        yield BadRow(part.file, number, reason)

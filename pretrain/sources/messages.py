@@ -1,45 +1,56 @@
 """The chat format of the published LLM-JEPA data sets: ``{"messages": [{"role": ..., "content": ...}, ...]}``."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from pretrain.errors import DiptychError
-from pretrain.sources.json_lines import checked_view, file_fingerprint, read_objects
-from pretrain.sources.record import Record
+from pretrain.sources.columns import Paths, Problem, RowSource, wordings
+from pretrain.sources.files import Files
+from pretrain.sources.jsonl import objects
+from pretrain.sources.lines import TextSource
+from pretrain.sources.record import BadRow, Part, Record
 
 
-class MessagesSource(BaseModel):
-    """A ``.jsonl`` file of one-turn chats; messages of other roles (system) are left out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class MessagesSource(TextSource, RowSource):
+    """``.jsonl`` files of one-turn chats; messages of other roles (system) are left out."""
 
     type: Literal["messages"]
-    path: Path = Field(description="The file; relative to the working directory.")
+    path: Paths = Field(description="The files: path, glob or URL (s3://, https://, ...), or several of them.")
     roles: dict[str, str] = Field(
-        {"text": "user", "code": "assistant"}, min_length=2, description="View name to role of the message."
+        {"text": "user", "code": "assistant"}, min_length=1, description="View name to role of the message."
     )
-
-    def records(self) -> Iterator[Record]:
-        """Yields the records of the file in its order."""
-        for place, row in read_objects(self.path):
-            messages = row.get("messages")
-            if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-                raise DiptychError(f"{place}: no list of objects under 'messages'; use type: jsonl for named fields")
-            views = {}
-            for view, role in self.roles.items():
-                contents = [message.get("content") for message in messages if message.get("role") == role]
-                if len(contents) != 1:
-                    raise DiptychError(f"{place}: {len(contents)} messages with role {role!r}, expected exactly one")
-                views[view] = checked_view(contents[0], place, view)
-            yield Record(views, place)
 
     def view_names(self) -> tuple[str, ...]:
         """The views that every record has."""
         return tuple(self.roles)
 
-    def fingerprint(self) -> str:
-        """Changes whenever the records may change."""
-        return file_fingerprint(self.path)
+    def parts(self, files: Files) -> Sequence[Part]:
+        """Pieces of the files of about 64 MiB."""
+        return files.all_text_parts(self.path)
+
+    def read(self, part: Part) -> Iterator[Record | BadRow]:
+        """Yields the records of a part in the order of the lines; blank lines are nothing."""
+        for item in objects(self, part):
+            if isinstance(item, BadRow):
+                yield item
+                continue
+            number, row = item
+            if self.keep and not self.kept(row):
+                continue
+            try:
+                yield self.named(row, self._views(row), part.file, number)
+            except Problem as problem:
+                yield BadRow(part.file, number, str(problem))
+
+    def _views(self, row: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        messages = row.get("messages")
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            raise Problem("no list of objects under 'messages'; use type: jsonl for named fields")
+        views = {}
+        for view, role in self.roles.items():
+            contents = [message.get("content") for message in messages if message.get("role") == role]
+            if len(contents) != 1:
+                raise Problem(f"{len(contents)} messages with role {role!r}, expected exactly one")
+            views[view] = wordings(contents[0], view)
+        return views

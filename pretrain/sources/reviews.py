@@ -6,19 +6,25 @@ words: negation, concession, disappointed expectations and denied opinions put t
 """
 
 import hashlib
+import json
 import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import ClassVar, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from pretrain.sources import reviews_lexicon as lexicon
-from pretrain.sources.record import Record
+from pretrain.sources.files import Files
+from pretrain.sources.record import Part, Record, Source
 from pretrain.sources.reviews_lexicon import Domain, Frame
 
 T = TypeVar("T")
+
+_PART_RECORDS = 5000
+_TEXT_BYTES = 130
+"""About what a text has."""
 
 
 class Draw:
@@ -277,10 +283,10 @@ def word_meaning(draw: Draw, meaning: Meaning) -> str:
 # ----------------------------------------------------------------------------------------------------------- source
 
 
-class ReviewsSource(BaseModel):
+class ReviewsSource(Source):
     """Reviews made up by the embedded grammar; needs no files and no network."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    location: ClassVar[frozenset[str]] = frozenset()
 
     type: Literal["reviews"] = "reviews"
     count: int = Field(default=20_000, ge=1, description="Number of records.")
@@ -299,31 +305,42 @@ class ReviewsSource(BaseModel):
         return views
 
     def meaning(self, index: int) -> Meaning:
-        """Return what record ``index`` says."""
+        """Return what record ``index`` (from 0) says."""
         return draw_meaning(Draw(f"reviews/{self.seed}/{index}/meaning"))
-
-    def records(self) -> Iterator[Record]:
-        """Yield the records in order; the same on every call, platform and Python version."""
-        for index in range(self.count):
-            meaning = self.meaning(index)
-            texts: list[str] = []
-            for view in range(len(self.views)):
-                attempt = 0
-                while (text := self._word(meaning, index, view, attempt)) in texts:
-                    attempt += 1
-                texts.append(text)
-            views = dict(zip(self.views, texts, strict=True))
-            yield Record(views=views, place=f"reviews:{index}", label=meaning.label)
 
     def view_names(self) -> tuple[str, ...]:
         """Return the views that every record has."""
         return self.views
 
-    def fingerprint(self) -> str:
-        """Return a digest of sample records: it changes when the grammar does."""
-        sample = self.model_copy(update={"count": min(self.count, 200)})
-        texts = (text for record in sample.records() for text in record.views.values())
-        return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    def parts(self, files: Files) -> Sequence[Part]:
+        """Return ranges of record numbers; their fingerprints change when the grammar does."""
+        sample = (text for index in range(200) for text in self._texts(index, self.meaning(index)))
+        grammar = hashlib.sha256("\0".join(sample).encode()).hexdigest()
+        parts = []
+        for start in range(0, self.count, _PART_RECORDS):
+            stop = min(start + _PART_RECORDS, self.count)
+            state = json.dumps([grammar, self.seed, self.views, start, stop])
+            size = (stop - start) * len(self.views) * _TEXT_BYTES
+            parts.append(Part("reviews", hashlib.sha256(state.encode()).hexdigest(), size, start, stop, start + 1))
+        return parts
+
+    def read(self, part: Part) -> Iterator[Record]:
+        """Yield the records in order; the same on every call, platform and Python version."""
+        for index in range(part.start, self.count if part.stop is None else part.stop):
+            meaning = self.meaning(index)
+            texts = self._texts(index, meaning)
+            views = {view: (text,) for view, text in zip(self.views, texts, strict=True)}
+            yield Record(views, "reviews", index + 1, label=meaning.label)
+
+    def _texts(self, index: int, meaning: Meaning) -> list[str]:
+        """One wording for every view, all different."""
+        texts: list[str] = []
+        for view in range(len(self.views)):
+            attempt = 0
+            while (text := self._word(meaning, index, view, attempt)) in texts:
+                attempt += 1
+            texts.append(text)
+        return texts
 
     def _word(self, meaning: Meaning, index: int, view: int, attempt: int) -> str:
         return word_meaning(Draw(f"reviews/{self.seed}/{index}/view {view}/{attempt}"), meaning)

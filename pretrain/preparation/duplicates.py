@@ -1,0 +1,130 @@
+"""Duplicates within and across sources, in bounded memory.
+
+Every record has keys: one of its texts (exact), one per MinHash band (near). Sorted, records that share a key stand
+together, and the first of them in the order of the sources stays. Keys that do not fit in memory are first spread over
+buckets on disk, by their leading bits, and sorted bucket by bucket.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+from rensa import RMinHash
+
+from pretrain.branches import IntArray
+from pretrain.preparation.contamination import ngrams
+
+KeyArray = npt.NDArray[np.uint64]
+
+BUCKET = 4 << 20
+"""Keys that are sorted in memory at once."""
+
+MINHASH_VERSION = RMinHash.ALGORITHM_VERSION
+"""Part of fingerprints: another version may give other keys."""
+
+
+class DeduplicationConfig(BaseModel):
+    """Which records count as the same; the first one stays (held-out sources before training sources)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    exact: bool = Field(
+        True, description="Drop records whose views equal those of an earlier one (NFKC, lower case, single spaces)."
+    )
+    near: bool = Field(
+        False,
+        description="Drop records that share a MinHash band with an earlier one (not for corpora made by a grammar: "
+        "there most records are alike).",
+    )
+    ngram: int = Field(5, ge=1, description="near: words of the n-grams whose sets are compared.")
+    bands: int = Field(14, ge=1, description="near: number of bands.")
+    band_hashes: int = Field(
+        8,
+        ge=1,
+        description="near: hashes of a band. A pair of Jaccard similarity s is found with probability "
+        "1 - (1 - s^band_hashes)^bands: 77 % at 0.75, 92 % at 0.8, 99.96 % at 0.9 by default.",
+    )
+
+
+def exact_key(first: Sequence[str], second: Sequence[str]) -> bytes:
+    """128-bit key of a record's wordings in matching form."""
+    text = "\1".join(("\0".join(first), "\0".join(second)))
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def text_key(text: str) -> int:
+    """64-bit key of an id or a group."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def band_keys(texts: Sequence[Sequence[str]], config: DeduplicationConfig) -> KeyArray:
+    """Keys of the MinHash bands of some records; shape [records, bands].
+
+    Args:
+        texts: For each record all its texts in matching form.
+        config: Number of bands and their size.
+    """
+    shingles = [sorted({gram for text in own for gram in ngrams(text, config.ngram)}) for own in texts]
+    hashes = RMinHash.digest_matrix_from_token_sets(shingles, config.bands * config.band_hashes, 1).to_rows()
+    bands = np.array(hashes, dtype=np.uint64).reshape(len(texts), config.bands, config.band_hashes)
+    keys = np.full(bands.shape[:2], 0x9E3779B97F4A7C15, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for column in range(config.band_hashes):
+            keys = (keys ^ bands[:, :, column]) * np.uint64(0xBF58476D1CE4E5B9)
+            keys ^= keys >> np.uint64(29)
+    return keys
+
+
+def repeats(
+    chunks: Callable[[], Iterable[tuple[IntArray, KeyArray]]], count: int, scratch: Path
+) -> Iterator[tuple[IntArray, IntArray]]:
+    """Finds records whose key an earlier record has.
+
+    Args:
+        chunks: Gives the records in ascending order with their keys; shapes [n] and [n] or [n, 2] (128 bits).
+        count: Number of records in all, or more.
+        scratch: Folder for buckets, if they are needed.
+
+    Yields:
+        Arrays of records and, for each, the first record with its key.
+    """
+    buckets = -(-count // BUCKET)
+    if buckets <= 1:
+        gathered = list(chunks())
+        if gathered:
+            yield _repeats(*(np.concatenate(arrays) for arrays in zip(*gathered, strict=True)))
+        return
+    files = [(scratch / f"bucket-{number:05d}").open("w+b") for number in range(buckets)]
+    try:
+        width = 0
+        for records, keys in chunks():
+            rows = np.column_stack([records.astype(np.uint64), keys])
+            width = rows.shape[1]
+            of = (rows[:, 1] >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
+            order = np.argsort(of, kind="stable")
+            ends = np.searchsorted(of[order], np.arange(1, buckets + 1, dtype=np.uint64))
+            for file, start, end in zip(files, [0, *ends[:-1]], ends, strict=True):
+                if end > start:
+                    file.write(rows[order[start:end]].tobytes())
+        for file in files:
+            file.seek(0)
+            rows = np.frombuffer(file.read(), dtype=np.uint64).reshape(-1, width or 2)
+            yield _repeats(rows[:, 0].astype(np.int64), rows[:, 1:])
+    finally:
+        for file in files:
+            file.close()
+            Path(file.name).unlink()
+
+
+def _repeats(records: IntArray, keys: KeyArray) -> tuple[IntArray, IntArray]:
+    if not len(records):
+        return records, records
+    keys = keys.reshape(len(records), -1)
+    order = np.lexsort((records, *keys.T))
+    same = np.all(keys[order[1:]] == keys[order[:-1]], axis=1)
+    new = np.concatenate([[True], ~same])
+    first = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]
+    return records[order[~new]], records[first[~new]]

@@ -1,0 +1,194 @@
+"""Stage 2: what a record shows alone: its form, what it shares with test sets, and its keys.
+
+One file per part, named by a hash of what decides its content.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pretrain.preparation.cleaning import CleaningConfig, Filter
+from pretrain.preparation.contamination import KINDS, DecontaminationConfig, EvaluationIndex, matching_form
+from pretrain.preparation.duplicates import (
+    MINHASH_VERSION,
+    DeduplicationConfig,
+    KeyArray,
+    band_keys,
+    exact_key,
+    text_key,
+)
+from pretrain.preparation.reading import ReadPart, read_batches, wordings
+from pretrain.preparation.workers import Workers, advance, write_whole
+from pretrain.sources.record import Source
+
+FORMAT = 1
+"""Changes whenever the same part gives another file."""
+
+REASONS = ("kept", *Filter.reasons, "contaminated", "duplicate_id", "duplicate", "near_duplicate")
+"""Why a record is dropped; files and verdicts hold the number."""
+
+CODES = {reason: code for code, reason in enumerate(REASONS)}
+"""Reason to number."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All that decides over records.
+
+    Attributes:
+        views: The two views that are used.
+        cleaning: Filters.
+        deduplication: Exact and near.
+        decontamination: Test sets.
+        heldout_fraction: Share of records that is held out; None: held-out records have sources of their own.
+    """
+
+    views: tuple[str, str]
+    cleaning: CleaningConfig
+    deduplication: DeduplicationConfig
+    decontamination: DecontaminationConfig
+    heldout_fraction: float | None
+
+
+@dataclass(frozen=True)
+class _Task:
+    part: ReadPart
+    source: str  # keeps groups of different sources apart
+    training: bool
+    rules: Rules
+    tests: tuple[str, tuple[tuple[str, tuple[ReadPart, ...]], ...]]  # fingerprint, and the parts of each test set
+    out: Path
+
+
+_index: tuple[str, EvaluationIndex] | None = None
+
+
+def examine(
+    sources: Sequence[Source],
+    parts: Sequence[Sequence[ReadPart]],
+    training: Sequence[bool],
+    tests: Sequence[tuple[str, Sequence[ReadPart]]],
+    rules: Rules,
+    folder: Path,
+    workers: Workers,
+) -> list[list[Path]]:
+    """Examines every part that was not examined before.
+
+    Args:
+        sources: The sources.
+        parts: What was read of each.
+        training: Whether each is trained on; the others are held out, and may hold test records.
+        tests: Name and parts of every test set.
+        rules: What decides.
+        folder: Where the files of this stage lie.
+        workers: Who does it.
+
+    Returns:
+        For each part a file of arrays with one entry per record: ``verdicts`` (number in ``REASONS``), ``exact`` (key
+        of its texts), ``draws`` (decides on the held-out split), ``ids`` (0: none), ``bands``; and ``hits``, the test
+        items found: (test set, kind, item).
+    """
+    fingerprint = _hash([[name, *(part.path.name for part in own)] for name, own in tests])
+    packed = (fingerprint, tuple((name, tuple(own)) for name, own in tests))
+    decided = [FORMAT, _facts(rules), fingerprint]
+    tasks = []
+    for source, own, trains in zip(sources, parts, training, strict=True):
+        # Not the title: it changes when the files are moved.
+        identity = json.dumps(source.settings(), sort_keys=True)
+        for part in own:
+            name = _hash([decided, part.path.name, trains, identity])
+            tasks.append(_Task(part, identity, trains, rules, packed, folder / f"{name}.npz"))
+    total = sum(task.part.records for task in tasks)
+    files = iter(list(workers.run("examining", _examine, tasks, total=total)))
+    return [[next(files) for _ in own] for own in parts]
+
+
+def _facts(rules: Rules) -> dict[str, Any]:
+    """What the verdict on a single record and its keys depend on."""
+    near = rules.deduplication.near
+    return {
+        "views": rules.views,
+        "cleaning": rules.cleaning.model_dump(mode="json"),
+        "deduplication": rules.deduplication.model_dump(mode="json", exclude={"exact"}) if near else None,
+        "decontamination": rules.decontamination.model_dump(mode="json", exclude={"sources"}),
+        "minhash": MINHASH_VERSION if near else None,
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _examine(task: _Task) -> Path:
+    if not task.out.is_file():
+        arrays = _examine_records(task)
+        write_whole(task.out, lambda scratch: _save(scratch, arrays))
+    else:
+        advance(task.part.records)
+    return task.out
+
+
+def _save(scratch: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    with scratch.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _examine_records(task: _Task) -> dict[str, npt.NDArray[Any]]:
+    rules = task.rules
+    names = tuple(dict.fromkeys(rules.views))
+    index = _load_index(task) if task.training and task.tests[1] else None
+    check = Filter(rules.cleaning)
+    verdicts: list[int] = []
+    exact: list[bytes] = []
+    draws: list[int] = []
+    ids: list[int] = []
+    bands: list[KeyArray] = []
+    hits: set[tuple[int, int, int]] = set()
+    for batch in read_batches(task.part.path, [*(f"view {name}" for name in names), "id", "group"]):
+        texts = [wordings(batch[f"view {name}"]) for name in names]
+        if len(names) == 1:
+            texts.append([[]] * len(texts[0]))
+        forms = []
+        for first, second, group in zip(*texts, batch["group"].to_pylist(), strict=True):
+            reason = check(first, second)
+            form = [matching_form(text) for text in first], [matching_form(text) for text in second]
+            if index is not None and (found := index.find(*form)):
+                hits.update((test, KINDS.index(kind), item) for test, kind, item in found.hits)
+                if reason is None and found.contaminated and rules.decontamination.action == "drop":
+                    reason = "contaminated"
+            key = exact_key(*form)
+            verdicts.append(CODES[reason or "kept"])
+            exact.append(key)
+            # Equal texts, or records of one group, fall on one side.
+            draws.append(int.from_bytes(key[:8], "little") if group is None else text_key(f"{task.source}\0{group}"))
+            forms.append((*form[0], *form[1]))
+        named = batch["id"].to_pylist()
+        ids += [0 if name is None else text_key(name) | 1 for name in named]
+        if rules.deduplication.near:
+            bands.append(band_keys(forms, rules.deduplication))
+        advance(len(forms))
+    return {
+        "verdicts": np.array(verdicts, dtype=np.uint8),
+        "exact": np.frombuffer(b"".join(exact), dtype=np.uint64).reshape(-1, 2),
+        "draws": np.array(draws, dtype=np.uint64),
+        "ids": np.array(ids, dtype=np.uint64),
+        "bands": np.concatenate(bands) if bands else np.zeros((len(verdicts), 0), np.uint64),
+        "hits": np.array(sorted(hits), dtype=np.int64).reshape(-1, 3),
+    }
+
+
+def _load_index(task: _Task) -> EvaluationIndex:
+    """The test sets, once per process."""
+    global _index
+    fingerprint, tests = task.tests
+    if _index is None or _index[0] != fingerprint:
+        index = EvaluationIndex(task.rules.decontamination, task.rules.views)
+        index.add_parts(tests)
+        _index = fingerprint, index
+    return _index[1]

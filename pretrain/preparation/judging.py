@@ -1,0 +1,223 @@
+"""Stage 3: which records are kept, on which side of the split, and why the others are dropped.
+
+What takes all records, duplicates above all, follows from the keys that stage 2 left on disk.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pretrain.branches import BoolArray, IntArray
+from pretrain.errors import DiptychError
+from pretrain.preparation.contamination import KINDS
+from pretrain.preparation.duplicates import KeyArray, repeats
+from pretrain.preparation.examining import CODES, REASONS, Rules
+from pretrain.preparation.reading import ReadPart, read_batches
+
+HELDOUT = 255
+"""Verdict on a record that is kept and held out."""
+
+_STRIDE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Verdicts on one source: a byte per record in a file, its number in ``REASONS`` or ``HELDOUT``.
+
+    Attributes:
+        path: The file.
+        first: Where the source's records begin in it.
+        records: How many they are.
+    """
+
+    path: Path
+    first: int
+    records: int
+
+    @property
+    def verdicts(self) -> npt.NDArray[np.uint8]:
+        """The verdicts, memory-mapped; shape [records]."""
+        if not self.records:
+            return np.zeros(0, np.uint8)
+        return np.memmap(self.path, np.uint8, "r", offset=self.first, shape=self.records)
+
+    def kept(self, split: str, start: int, stop: int) -> BoolArray:
+        """Which of the records ``start`` to ``stop - 1`` are in a split, ``train`` or ``heldout``."""
+        found: BoolArray = self.verdicts[start:stop] == (HELDOUT if split == "heldout" else 0)
+        return found
+
+    def count(self, split: str) -> int:
+        """Records of a split."""
+        strides = range(0, self.records, _STRIDE)
+        return sum(int(self.kept(split, start, start + _STRIDE).sum()) for start in strides)
+
+    def dropped(self) -> dict[str, int]:
+        """Dropped records by reason."""
+        found = np.zeros(256, dtype=np.int64)
+        for start in range(0, self.records, _STRIDE):
+            found += np.bincount(self.verdicts[start : start + _STRIDE], minlength=256)
+        return {reason: int(found[code]) for code, reason in enumerate(REASONS) if code and found[code]}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Verdicts on all sources and what was found on the way.
+
+    Attributes:
+        sources: One per source.
+        duplicates: Dropped duplicates, ``{"of": name, "in": name, "reason": reason, "records": n}``: records of the
+            source ``in`` that repeat one of the source ``of``.
+        leaks: For each test set and training source how many distinct test items occur there, by kind.
+    """
+
+    sources: list[Judged]
+    duplicates: list[dict[str, Any]]
+    leaks: list[dict[str, Any]]
+
+
+class Judge:
+    """Decides over all records together.
+
+    Args:
+        titles: Names of the sources.
+        parts: What was read of each.
+        files: What :func:`examine` made of each part.
+        training: Whether each source is trained on.
+        rules: What decides.
+        scratch: Folder of files that live as long as the judgement.
+    """
+
+    def __init__(
+        self,
+        titles: Sequence[str],
+        parts: Sequence[Sequence[ReadPart]],
+        files: Sequence[Sequence[Path]],
+        training: Sequence[bool],
+        rules: Rules,
+        scratch: Path,
+    ) -> None:
+        self.titles, self.parts, self.files, self.training = titles, parts, files, training
+        self.rules, self.scratch = rules, scratch
+        # Held-out sources come first: of two equal records the one in training is dropped.
+        self.order = sorted(range(len(titles)), key=lambda source: training[source])
+        sizes = [sum(part.records for part in own) for own in parts]
+        self.first = dict(zip(self.order, np.cumsum([0, *(sizes[source] for source in self.order)]), strict=False))
+        self.count = sum(sizes)
+        self.path = scratch / "verdicts"
+        self.verdicts = np.memmap(self.path, np.uint8, "w+", shape=max(1, self.count))
+        self.repeated: Counter[tuple[int, int, str]] = Counter()
+        self.sizes = sizes
+
+    def judgement(self, tests: Sequence[str], skip: bool) -> Judgement:
+        """Decides.
+
+        Args:
+            tests: Names of the test sets.
+            skip: Count a repeated id as a bad row, instead of stopping.
+
+        Raises:
+            DiptychError: An id occurs twice in a source.
+        """
+        for first, file in self._each():
+            verdicts = file["verdicts"]
+            self.verdicts[first : first + len(verdicts)] = verdicts
+        self._check_ids(skip)
+        if self.rules.deduplication.exact:
+            self._drop("duplicate", lambda file: file["exact"])
+        if self.rules.deduplication.near:
+            for band in range(self.rules.deduplication.bands):
+                self._drop("near_duplicate", lambda file, band=band: file["bands"][:, band])  # type: ignore[misc]
+        self._hold_out()
+        self.verdicts.flush()
+        judged = [Judged(self.path, int(self.first[source]), size) for source, size in enumerate(self.sizes)]
+        return Judgement(judged, self._duplicates(), self._leaks(tests))
+
+    def _each(self, sources: Sequence[int] | None = None) -> Iterator[tuple[int, Any]]:
+        """First record number and arrays of every part."""
+        for source in self.order if sources is None else sources:
+            first = int(self.first[source])
+            for part, path in zip(self.parts[source], self.files[source], strict=True):
+                with np.load(path, allow_pickle=False) as file:
+                    yield first, file
+                first += part.records
+
+    def _drop(self, reason: str, keys: Callable[[Any], KeyArray]) -> None:
+        def chunks() -> Iterator[tuple[IntArray, KeyArray]]:
+            for first, file in self._each():
+                own = keys(file)
+                alive = np.flatnonzero(self.verdicts[first : first + len(own)] == 0)
+                yield alive + first, own[alive]
+
+        starts = np.array([self.first[source] for source in self.order])
+        for records, originals in repeats(chunks, self.count, self.scratch):
+            self.verdicts[records] = CODES[reason]
+            of = np.searchsorted(starts, originals, side="right") - 1
+            within = np.searchsorted(starts, records, side="right") - 1
+            pairs, found = np.unique(np.stack([of, within], axis=1), axis=0, return_counts=True)
+            for (one, other), number in zip(pairs.tolist(), found.tolist(), strict=True):
+                self.repeated[self.order[one], self.order[other], reason] += number
+
+    def _check_ids(self, skip: bool) -> None:
+        for source in range(len(self.titles)):
+
+            def chunks(source: int = source) -> Iterator[tuple[IntArray, KeyArray]]:
+                for first, file in self._each([source]):
+                    named = np.flatnonzero(file["ids"])
+                    yield named + first, file["ids"][named]
+
+            for records, originals in repeats(chunks, self.sizes[source], self.scratch):
+                if len(records) and not skip:
+                    worst = int(records.argmin())
+                    place, name = self._place(source, int(records[worst]))
+                    before, _ = self._place(source, int(originals[worst]))
+                    raise DiptychError(
+                        f"{place}: the id {name!r} was seen before, at {before}; make ids unique, leave out the "
+                        "source's id setting, or set data.on_bad_row=skip to keep the first of them"
+                    )
+                self.verdicts[records] = CODES["duplicate_id"]
+
+    def _place(self, source: int, record: int) -> tuple[str, str]:
+        inside = record - int(self.first[source])
+        for part in self.parts[source]:
+            if inside < part.records:
+                for batch in read_batches(part.path, ["file", "line", "id"]):
+                    if inside < len(batch["line"]):
+                        file, line, name = (batch[column][inside].as_py() for column in ("file", "line", "id"))
+                        return f"{file}:{line}", name
+                    inside -= len(batch["line"])
+            inside -= part.records
+        raise IndexError(record)
+
+    def _hold_out(self) -> None:
+        threshold = np.uint64(int((self.rules.heldout_fraction or 0) * 2**64))
+        for source in self.order:
+            for first, file in self._each([source]):
+                draws = file["draws"]
+                held = draws < threshold if self.training[source] else np.full(len(draws), True)
+                own = self.verdicts[first : first + len(draws)]
+                own[held & (own == 0)] = HELDOUT
+
+    def _duplicates(self) -> list[dict[str, Any]]:
+        return [
+            {"of": self.titles[one], "in": self.titles[other], "reason": reason, "records": number}
+            for (one, other, reason), number in sorted(self.repeated.items())
+        ]
+
+    def _leaks(self, tests: Sequence[str]) -> list[dict[str, Any]]:
+        """Distinct items of every test set that a training source holds."""
+        leaks = []
+        for source, title in enumerate(self.titles):
+            if not self.training[source] or not tests:
+                continue
+            hits = np.zeros((0, 3), np.int64)
+            for _, file in self._each([source]):
+                hits = np.unique(np.concatenate([hits, file["hits"]]), axis=0)
+            for number, test in enumerate(tests):
+                kinds = np.bincount(hits[hits[:, 0] == number, 1], minlength=len(KINDS))
+                leaks.append({"test": test, "in": title} | dict(zip(KINDS, kinds.tolist(), strict=True)))
+        return leaks

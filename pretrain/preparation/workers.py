@@ -1,0 +1,141 @@
+"""Running the tasks of a stage in worker processes, with one progress bar."""
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tqdm
+
+from pretrain.errors import DiptychError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_progress: Any = None  # shared with the main process in a worker, None in the main process itself
+_bar: Any = None  # of the main process, when it works alone
+
+
+def advance(amount: int) -> None:
+    """Moves the bar of the running stage; called by tasks."""
+    if _progress is not None:
+        with _progress.get_lock():
+            _progress.value += amount
+    elif _bar is not None:
+        _bar.update(amount)
+
+
+class Workers:
+    """A number of processes; one: the tasks run in this process."""
+
+    def __init__(self, count: int, *, quiet: bool) -> None:
+        self.count = count
+        self.quiet = quiet
+
+    def run(
+        self,
+        title: str,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        *,
+        total: int,
+        unit: str = " records",
+    ) -> Iterator[Result]:
+        """Yields the results in the order of the tasks.
+
+        Args:
+            title: What the bar says.
+            function: A module-level function; it calls :func:`advance`.
+            tasks: What it is called with; pickled.
+            total: What the calls of ``advance`` add up to.
+            unit: Of ``total``.
+
+        Raises:
+            DiptychError: A task raised it, or a worker died.
+        """
+        global _bar
+        disable = self.quiet or not sys.stderr.isatty()
+        with tqdm.tqdm(desc=f"{title:>9}", total=total, unit=unit, unit_scale=True, disable=disable) as bar:
+            if self.count == 1 or len(tasks) <= 1:
+                _bar = bar
+                try:
+                    yield from map(function, tasks)
+                finally:
+                    _bar = None
+            else:
+                yield from self._in_processes(function, tasks, bar)
+            bar.update(total - bar.n)
+
+    def _in_processes(self, function: Callable[[Task], Result], tasks: Sequence[Task], bar: Any) -> Iterator[Result]:
+        context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks of torch and tokenizers
+        progress = context.Value("q", 0)
+        pool = ProcessPoolExecutor(min(self.count, len(tasks)), context, initializer=_start, initargs=(progress,))
+        running: dict[Future[Result], int] = {}
+        done: dict[int, Result] = {}
+        submitted = yielded = 0
+        try:
+            while yielded < len(tasks):
+                # A few tasks ahead of the workers; finished results wait for their turn.
+                while submitted < len(tasks) and len(running) < 2 * self.count and submitted - yielded < 8 * self.count:
+                    running[pool.submit(function, tasks[submitted])] = submitted
+                    submitted += 1
+                finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                bar.update(progress.value - bar.n)
+                for future in finished:
+                    done[running.pop(future)] = future.result()
+                while yielded in done:
+                    yield done.pop(yielded)
+                    yielded += 1
+        except BrokenProcessPool:
+            raise DiptychError(
+                "data.workers: a worker process was killed, perhaps for want of memory; start again with fewer "
+                "data.workers: what is finished is kept"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(progress: Any) -> None:
+    global _progress
+    _progress = progress
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def choose_count(asked: int | None, work: int) -> int:
+    """How many processes to use: those asked for, else the cores of this machine; one for little work.
+
+    Args:
+        asked: ``data.workers``.
+        work: Bytes of all sources.
+    """
+    if asked is not None:
+        return asked
+    little = 16 << 20  # starting processes costs seconds
+    if work < little:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets ``write`` fill a scratch file and renames it: the file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(scratch)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""CSV and TSV files with named columns."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pretrain.errors import DiptychError
+from pretrain.sources.columns import FileColumnSource
+from pretrain.sources.files import Files
+from pretrain.sources.lines import TextSource
+from pretrain.sources.record import BadRow, Part, Record
+
+
+class DelimitedSource(TextSource, FileColumnSource):
+    """Tables as text, ``.gz`` and ``.zst`` as well.
+
+    ``csv`` has quotes, so a cell may hold line ends and a file is read in one piece; in ``tsv`` a quote is a character
+    like any other. All values are text.
+    """
+
+    type: Literal["csv", "tsv"]
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, description="Character between cells; none: a comma in csv, a tab in tsv."
+    )
+    columns: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Names of the columns of files without a header; none: the first line has them."
+    )
+
+    def parts(self, files: Files) -> Sequence[Part]:
+        """One part for every file."""
+        return files.all_whole(self.path)
+
+    def read(self, part: Part) -> Iterator[Record | BadRow]:
+        """Yields the records of a file in the order of its rows; the line of a record is the one it begins at.
+
+        Raises:
+            DiptychError: The header lacks a column, or has one twice.
+        """
+        names = self._checked(self.columns, part.file) if self.columns is not None else None
+        for row in self._rows(part):
+            if isinstance(row, BadRow):
+                yield row
+                continue
+            line, cells = row
+            if names is None:
+                names = self._checked(cells, part.file)
+                continue
+            if len(cells) != len(names):
+                yield BadRow(
+                    part.file,
+                    line,
+                    f"{len(cells)} cells, but there are {len(names)} columns; a cell that holds the delimiter "
+                    + ("must be quoted" if self.type == "csv" else "is not possible in tsv"),
+                )
+                continue
+            record = self.to_record(dict(zip(names, cells, strict=True)), part.file, line)
+            if record is not None:
+                yield record
+
+    def kept(self, row: Mapping[str, Any]) -> bool:
+        """Whether the cells say what ``keep`` wants; 1 and "1", true and "True" are the same."""
+        return all(row[field] == _cell(value, row[field]) for field, value in self.keep.items())
+
+    def _checked(self, names: Sequence[str], file: str) -> list[str]:
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise DiptychError(f"{file}:1: column {min(twice)!r} is there twice; rename one, or set columns")
+        self.needed(names, f"{file}:1")
+        return list(names)
+
+    def _rows(self, part: Part) -> Iterator[tuple[int, list[str]] | BadRow]:
+        """Yields the cells of every row that is not blank, and the line that it begins at."""
+        bad: list[BadRow] = []
+
+        def texts() -> Iterator[str]:
+            # Invalid bytes pass as surrogates, and NUL, for the quotes beside them still count.
+            for line in self.lines(part, errors="surrogateescape"):
+                if isinstance(line, BadRow):
+                    bad.append(line)
+                    yield "\n"
+                else:
+                    yield line[1] + "\n"
+
+        csv.field_size_limit(self.max_line_mb << 20)
+        delimiter = self.delimiter or ("," if self.type == "csv" else "\t")
+        if self.type == "csv":
+            reader = csv.reader(texts(), delimiter=delimiter, strict=True)
+        else:
+            reader = csv.reader(texts(), delimiter=delimiter, quoting=csv.QUOTE_NONE)
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                bad = bad or [BadRow(part.file, line, f"{error}; is a quote left open or not doubled?")]
+                cells = []
+            if bad:
+                yield from bad
+                bad.clear()
+            elif problem := _unreadable("".join(cells)):
+                yield BadRow(part.file, line, f"{problem}; convert the file to UTF-8 or set encoding")
+            elif cells:
+                yield line, cells
+
+
+def _unreadable(text: str) -> str | None:
+    if "\0" in text:
+        return "holds a NUL: this looks like a binary file or UTF-16"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"byte 0x{ord(text[error.start]) & 0xFF:02x} is not valid in the file's encoding"
+    return None
+
+
+def _cell(value: object, cell: str) -> str:
+    """How a cell says a value."""
+    if isinstance(value, bool):
+        return cell if cell.lower() == str(value).lower() else f"not {cell}"
+    return "" if value is None else str(value)

@@ -1,0 +1,179 @@
+"""Parquet and Arrow files."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pretrain.errors import DiptychError
+from pretrain.sources.columns import ColumnSource, FileColumnSource
+from pretrain.sources.files import Files
+from pretrain.sources.lines import RestLost
+from pretrain.sources.opening import local_path, open_bytes, reading
+from pretrain.sources.record import BadRow, Part, Record
+
+Kind = Literal["parquet", "arrow"]
+
+_PART_BYTES = 64 << 20
+_BATCH_ROWS = 1024
+
+
+class TableSource(FileColumnSource):
+    """Parquet files, or Arrow files of either kind (IPC file, IPC stream); the line of a record is its row."""
+
+    type: Kind
+
+    def parts(self, files: Files) -> Sequence[Part]:
+        """Row groups or record batches that together have about 64 MiB.
+
+        Raises:
+            DiptychError: A file is damaged, of another format, or lacks a column.
+        """
+        parts: list[Part] = []
+        for path in files.match(self.path):
+            with open_table(path, self.type) as table:
+                self.needed(table.names, path)
+                parts += cut(path, files.whole(path).fingerprint, table.sizes())
+        files.save()
+        return parts
+
+    def read(self, part: Part) -> Iterator[Record | BadRow]:
+        """Yields the records of a part in the order of its rows."""
+        with open_table(part.file, self.type) as table:
+            batches = table.batches(part.start, part.stop, self.needed(table.names, part.file))
+            yield from table_records(self, batches, part.file, part.first_line)
+
+
+class ParquetTable:
+    """A Parquet file; its pieces are row groups."""
+
+    def __init__(self, source: Any) -> None:
+        self._file = pq.ParquetFile(source)
+        self.names: list[str] = self._file.schema_arrow.names
+
+    def sizes(self) -> Iterator[tuple[int, int]]:
+        """Bytes and rows of every piece."""
+        for index in range(self._file.num_row_groups):
+            group = self._file.metadata.row_group(index)
+            yield group.total_byte_size, group.num_rows
+
+    def batches(self, start: int, stop: int | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """The rows of pieces start to stop, some at a time."""
+        groups = range(start, self._file.num_row_groups if stop is None else stop)
+        yield from self._file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns)
+
+
+class ArrowTable:
+    """An Arrow IPC file or stream; its pieces are record batches."""
+
+    def __init__(self, source: Any) -> None:
+        self._is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        self._reader: Any = (pa.ipc.open_file if self._is_file else pa.ipc.open_stream)(source)
+        self.names: list[str] = self._reader.schema.names
+
+    def sizes(self) -> Iterator[tuple[int, int]]:
+        """Bytes and rows of every piece; reads an IPC stream to its end."""
+        for batch in self._pieces(0, None):
+            yield batch.nbytes, batch.num_rows
+
+    def batches(self, start: int, stop: int | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """The rows of pieces start to stop, some at a time."""
+        for batch in self._pieces(start, stop):
+            for row in range(0, batch.num_rows, _BATCH_ROWS):
+                yield batch.select(columns).slice(row, _BATCH_ROWS)
+
+    def _pieces(self, start: int, stop: int | None) -> Iterator[pa.RecordBatch]:
+        if self._is_file:
+            last = self._reader.num_record_batches if stop is None else stop
+            yield from map(self._reader.get_batch, range(start, last))
+        else:
+            yield from islice(self._reader, start, stop)
+
+
+@contextlib.contextmanager
+def open_table(path: str, kind: Kind) -> Iterator[ParquetTable | ArrowTable]:
+    """Opens a Parquet or Arrow file; nothing of it is read that is not asked for.
+
+    Raises:
+        DiptychError: It cannot be opened, or the file is damaged, cut short or of another format.
+    """
+    local = local_path(path)
+    with reading(path):
+        if local is not None:
+            open(local, "rb").close()  # says why, where it cannot be read; Arrow's messages are long
+    try:
+        with pa.memory_map(local) if local is not None else open_bytes(path) as source:
+            yield (ParquetTable if kind == "parquet" else ArrowTable)(source)
+    except (pa.ArrowException, OSError) as error:
+        raise DiptychError(
+            f"{path}: is no complete {kind.capitalize()} file ({_one_line(error)}); copy it again or correct the type"
+        ) from None
+
+
+def cut(path: str, fingerprint: str, sizes: Iterable[tuple[int, int]]) -> Iterator[Part]:
+    """Yields parts of whole pieces of a table with about 64 MiB each.
+
+    Args:
+        path: The file.
+        fingerprint: Of its content.
+        sizes: Bytes and rows of its pieces.
+    """
+    start = size = rows = 0
+    line = 1
+    stop = 0
+    for stop, (piece_bytes, piece_rows) in enumerate(sizes, start=1):
+        size, rows = size + piece_bytes, rows + piece_rows
+        if size >= _PART_BYTES:
+            yield Part(path, _digest(fingerprint, start, stop), size, start, stop, line)
+            start, line, size, rows = stop, line + rows, 0, 0
+    if stop > start or stop == 0:
+        yield Part(path, _digest(fingerprint, start, stop), size, start, stop, line)
+
+
+def table_records(
+    source: ColumnSource, batches: Iterable[Any], file: str, first_line: int
+) -> Iterator[Record | BadRow]:
+    """Yields the records of record batches or tables; a row that Arrow cannot give, and damage, as a ``BadRow``."""
+    line = first_line
+    try:
+        for batch in batches:
+            for row in _rows(batch):
+                record = BadRow(file, line, row) if isinstance(row, str) else source.to_record(row, file, line)
+                line += 1
+                if record is not None:
+                    yield record
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno):  # disk or network, not the file
+            raise DiptychError(f"{file}: cannot be read ({_one_line(error)}); try again") from error
+        yield RestLost(
+            file, line, f"the file is damaged ({_one_line(error)}), and rows from here on are lost; copy it again"
+        )
+
+
+def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:
+    try:
+        rows: list[dict[str, Any] | str] = batch.to_pylist()
+    except UnicodeDecodeError:
+        rows = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+    yield from rows
+
+
+def _row(batch: Any) -> dict[str, Any] | str:
+    try:
+        row: dict[str, Any] = batch.to_pylist()[0]
+        return row
+    except UnicodeDecodeError as error:
+        return f"a text is not valid UTF-8 ({error.reason} at byte {error.start + 1}); write the table again"
+
+
+def _digest(fingerprint: str, start: int, stop: int) -> str:
+    return hashlib.sha256(f"{fingerprint} {start} {stop}".encode()).hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
