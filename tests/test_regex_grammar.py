@@ -13,8 +13,8 @@ from pretrain.regular_languages import is_empty, is_universal, matches
 from pretrain.sources import regex_grammar
 from pretrain.sources.files import Files
 from pretrain.sources.record import Record
-from pretrain.sources.regex_grammar.check import is_sound
 from pretrain.sources.regex_grammar import TEXTS, RegexGrammarSource
+from pretrain.sources.regex_grammar.check import is_sound
 from pretrain.sources.regex_grammar.machine import holds, machine
 from pretrain.sources.regex_grammar.meaning import (
     Begins,
