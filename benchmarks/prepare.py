@@ -3,15 +3,14 @@
     python benchmarks/prepare.py ../shared/data/*/train.jsonl --out benchmarks/results/prepare.json
 
 The text is made from the given files by repetition with changes (a number in every text), so that any size can be had
-and nothing is a duplicate. Four parts, each in processes of its own:
+and nothing is a duplicate. Three parts, each in processes of its own:
 
     speed    MB/s of one core, from the source file to tokens on disk: ours reads, checks every row, normalises,
              filters, removes duplicates, splits, encodes, counts and fingerprints; ``datasets`` loads and maps a fast
              tokenizer
-    memory   peak resident memory of the whole preparation in one process, by size of the corpus
-    workers  are the bytes those of one worker?
-    kill     SIGKILL of all processes when half of the shards are there, then again: are the bytes those of a straight
-             run?
+    memory   peak resident memory of the whole preparation in one process (mapped files counted), by size of the source
+    workers  are the bytes of four workers those of one? And after a SIGKILL of all processes when half of the shards
+             are there, and another start?
 """
 
 import argparse
@@ -29,6 +28,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+PARTS = ("speed", "workers", "memory")
 
 OURS = """
 import json, resource, sys, time
@@ -209,6 +210,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=50, help="source size of the speed part")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--memory", type=int, nargs="*", default=[10, 200, 2000], help="sizes in MB of the memory part")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as --out has them")
     parser.add_argument("--scratch", type=Path, help="where files are made; needs four times the largest size")
     arguments = parser.parse_args()
     pairs = list(read_pairs(arguments.files))
@@ -218,16 +220,20 @@ def main() -> None:
         write_source(small, pairs, 20_000_000)
         trained = run(OURS, *settings(small, scratch / "tokenizer", None, 1))
         tokenizer = Path(trained["folder"]) / "tokenizer"
-        results: dict[str, Any] = {
-            "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
-        }
-        print("speed", flush=True)
-        results["speed"] = measure_speed(scratch, pairs, arguments.megabytes * 10**6, arguments.repetitions, tokenizer)
-        print("workers and kill", flush=True)
-        results["workers"] = check_workers(scratch, pairs, arguments.megabytes * 10**6)
-        print(f"  {results['workers']}", flush=True)
-        print("memory", flush=True)
-        results["memory"] = measure_memory(scratch, pairs, [size * 10**6 for size in arguments.memory], tokenizer)
+        results: dict[str, Any] = {}
+        if arguments.out and arguments.out.is_file():
+            results = json.loads(arguments.out.read_text(encoding="utf-8"))
+        results["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
+        size = arguments.megabytes * 10**6
+        for part in arguments.parts:
+            print(part, flush=True)
+            if part == "speed":
+                results[part] = measure_speed(scratch, pairs, size, arguments.repetitions, tokenizer)
+            elif part == "workers":
+                results[part] = check_workers(scratch, pairs, size)
+                print(f"  {results[part]}", flush=True)
+            else:
+                results[part] = measure_memory(scratch, pairs, [each * 10**6 for each in arguments.memory], tokenizer)
     text = json.dumps(results, indent=1)
     print(text)
     if arguments.out:

@@ -122,6 +122,9 @@ class Branches:
         bos: First token of every root; None: no such token.
         predictors: Ids of the k appended [PRED] tokens.
         direction: Which view predicts which.
+        lead: Unlabelled tokens between bos and the first view (a chat template's); conditional layout only. The
+            embedding of the first view is then read from a root of its own: it is that of the text alone.
+        join: Unlabelled tokens between the two views (a separator); conditional layout only.
     """
 
     layout: Literal["conditional", "independent"]
@@ -129,6 +132,8 @@ class Branches:
     bos: int | None = None
     predictors: tuple[int, ...] = ()
     direction: Literal["forward", "reverse"] = "forward"
+    lead: tuple[int, ...] = ()
+    join: tuple[int, ...] = ()
 
     def num_tokens(self, lengths: IntArray, branched: bool | BoolArray) -> IntArray:
         """Positions that examples take.
@@ -144,8 +149,9 @@ class Branches:
         root = int(self.bos is not None)
         if self.layout == "independent":
             return first + second + 2 * root + branched * len(self.predictors)
-        plain = first + second + root
-        return plain + branched * (second + root + len(self.predictors))
+        plain = first + second + root + len(self.lead) + len(self.join)
+        alone = first + root if self.lead else 0
+        return plain + branched * (alone + second + root + len(self.predictors))
 
     def num_labels(self, lengths: IntArray, complete: BoolArray) -> IntArray:
         """Label tokens of examples, shape [...], from lengths and completeness of the views, shape [..., 2]."""
@@ -174,9 +180,14 @@ class Branches:
                 prediction = self._predict(tree, first_root, first_span)
             second_root, second_span = self._root(tree, second, labelled=True)
         else:
-            first_root, first_span = self._root(tree, first, labelled=False)
-            tree.labels[-1] = second.tokens[0]
-            tree.add(second.tokens, self._next(second), first_root, tree.positions[-1] + 1)
+            first_root, first_span = self._root(tree, first, labelled=False, lead=self.lead)
+            # The token before the answer, the last of the prompt, is labelled with its first token.
+            joined = [*[IGNORE] * len(self.join), second.tokens[0]]
+            tree.labels[-1] = joined[0]
+            answer = [*joined[1:], *self._next(second)]
+            tree.add([*self.join, *second.tokens], answer, first_root, tree.positions[-1] + 1)
+            if branched and self.lead:
+                first_root, first_span = self._root(tree, first, labelled=False)
             if forward and branched:
                 prediction = self._predict(tree, first_root, first_span)
             if branched:
@@ -188,8 +199,8 @@ class Branches:
             return tree, PairSpans(second_span, prediction, first_span)
         return tree, PairSpans(first_span, prediction, second_span)
 
-    def _root(self, tree: Tree, view: View, labelled: bool) -> tuple[int, Span]:
-        bos = [] if self.bos is None else [self.bos]
+    def _root(self, tree: Tree, view: View, labelled: bool, lead: Sequence[int] = ()) -> tuple[int, Span]:
+        bos = [*([] if self.bos is None else [self.bos]), *lead]
         labels = [*view.tokens[: len(bos)], *self._next(view)] if labelled else [IGNORE] * (len(bos) + len(view.tokens))
         segment, span = tree.add([*bos, *view.tokens], labels, None, 0)
         return segment, Span(span.start + len(bos), span.stop)

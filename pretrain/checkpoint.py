@@ -72,6 +72,11 @@ class Checkpoints:
         self.folder = folder
         self.config = config
         self.ranks = ranks
+        self.worth_keeping: int | None = None  # a step whose checkpoint is not pruned
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.folder / checkpoint_name(step)
 
     def save(self, engine: Any, state: RunState, canary: Mapping[str, Tensor]) -> Path:
         """Writes a checkpoint and prunes old ones. Collective.
@@ -84,7 +89,7 @@ class Checkpoints:
         Raises:
             DiptychError: Some rank could not write; no checkpoint is left behind and the others are untouched.
         """
-        final = self.folder / checkpoint_name(state.step)
+        final = self.path(state.step)
         scratch = final.with_suffix(".tmp")
 
         def start() -> None:
@@ -172,7 +177,8 @@ class Checkpoints:
         steps = {int(path.name.removeprefix("step_")): path for path in self.folder.glob("step_????????")}
         whole = sorted(step for step, path in steps.items() if step <= saved and (path / "manifest.json").is_file())
         for step in whole[: -self.config.keep_last]:
-            if not (self.config.keep_every and step % self.config.keep_every == 0):
+            regular = self.config.keep_every and step % self.config.keep_every == 0
+            if not regular and step != self.worth_keeping:
                 shutil.rmtree(steps[step])
 
     def newest(self) -> tuple[Path | None, list[str]]:

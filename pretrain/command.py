@@ -20,7 +20,12 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
     if accelerator is None or accelerator.type == "mps":  # which knows no float64
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every rank that it found none
     try:
-        return main(sys.argv[1:])
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # nobody reads to the end, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+        return 0
     except DiptychError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)

@@ -39,7 +39,9 @@ class RunConfig(Section):
         description="Run folder: config, metrics, checkpoints, export.",
         json_schema_extra=FREE,
     )
-    seed: int = Field(0, ge=0, description="Seed of initial weights, data order, loss dropout and model dropout.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of initial weights, data order, loss dropout and model dropout."
+    )
     resume: str = Field(
         "auto",
         description="auto: newest whole checkpoint of the run folder, else start. never: refuse a folder that holds "

@@ -3,8 +3,9 @@
 import difflib
 import re
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, overload
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,8 @@ from pretrain.deepspeed_config import extra_problems
 from pretrain.errors import DiptychError
 from pretrain.model import model_problems
 from pretrain.objectives import OBJECTIVES
+
+C = TypeVar("C", bound=Config)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -46,12 +49,21 @@ for _side in (_UniqueKeyLoader, _Dumper):
     )
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+@overload
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config: ...
+
+
+@overload
+def load_config(path: Path | None, overrides: Sequence[str], kind: type[C]) -> C: ...
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = (), kind: Any = Config) -> Any:
     """Reads a config; without a path, the embedded default (``demo.yaml``).
 
     Args:
         path: YAML file.
         overrides: ``dotted.key=value``, the value in YAML; a number in the key is a list index.
+        kind: Another stage's config, which extends that of pre-training.
 
     Raises:
         DiptychError: Lists every problem with its path and, for an unknown key, the nearest known one.
@@ -59,15 +71,16 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     tree = _read_yaml(path or Path(__file__).with_name("demo.yaml"))
     problems = [problem for override in overrides if (problem := _apply(tree, override))]
     try:
-        config = Config.model_validate(tree)
+        config = kind.model_validate(tree)
     except ValidationError as error:
-        problems += [_describe(item) for item in error.errors()]
+        problems += [_describe(item, kind) for item in error.errors()]
         # Rules between the sections that are sound; one that names a broken section would speak of its default.
         broken = {str(item["loc"][0]) for item in error.errors()}
-        sound = Config.model_validate({name: section for name, section in tree.items() if name not in broken})
-        problems += [
-            problem for problem in _contradictions(sound) if not any(f"{section}." in problem for section in broken)
-        ]
+        with suppress(ValidationError):  # a section that must be given is broken
+            sound = kind.model_validate({name: section for name, section in tree.items() if name not in broken})
+            problems += [
+                problem for problem in _contradictions(sound) if not any(f"{section}." in problem for section in broken)
+            ]
     else:
         problems += list(_contradictions(config))
     if problems:
@@ -102,10 +115,10 @@ def identity(config: Config) -> dict[str, Any]:
     return settings
 
 
-def settings_help() -> str:
-    """Every setting with its default and meaning, one line each."""
+def settings_help(kind: type[Config] = Config) -> str:
+    """Every setting of a stage with its default and meaning, one line each."""
     lines = []
-    for key, default, field in _leaves(Config()):
+    for key, default, field in _leaves(kind()):
         shown = yaml.safe_dump(default, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
         lines.append(f"  {key} = {shown}\n      {field.description}")
     for name, model in _source_types().items():
@@ -187,7 +200,7 @@ def _apply(tree: dict[str, Any], override: str) -> str | None:
     return None
 
 
-def _describe(error: Any) -> str:
+def _describe(error: Any, kind: type[Config]) -> str:
     """One pydantic error as ``path: what is wrong``."""
     parts = error["loc"]  # pydantic puts the type of a source behind its number
     location = [
@@ -197,7 +210,7 @@ def _describe(error: Any) -> str:
     ]
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1])
+        known = _known_keys(error["loc"][:-1], kind)
         near = _nearest(str(error["loc"][-1]), known)
         prefix = key.rpartition(".")[0]
         if near:
@@ -229,9 +242,9 @@ def _source_tags() -> set[str]:
     return set(_source_types())
 
 
-def _known_keys(location: Sequence[Any]) -> list[str]:
+def _known_keys(location: Sequence[Any], kind: type[Config]) -> list[str]:
     """The keys of the section at a pydantic error location."""
-    model: Any = Config
+    model: Any = kind
     for part in location:
         if part in _source_types():
             model = _source_types()[part]

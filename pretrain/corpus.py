@@ -28,6 +28,9 @@ from pretrain.errors import DiptychError
 BLOCK = 8192
 """Records per Arrow record batch."""
 
+FORMAT = 2
+"""Of manifest and shards; changes whenever the same inputs give other files."""
+
 SCHEMA = pa.schema(
     [
         ("tokens", pa.list_(pa.list_(pa.int32()))),  # the wordings of the first view, then those of the second
@@ -51,8 +54,7 @@ class SourceSpan:
         name: The source's name.
         first: Number of its first record.
         count: Number of its records.
-        tokens: Tokens of its views, of all wordings.
-        wordings: Number of its texts, of all wordings; ``2 * tokens / wordings`` is what a pair takes on average.
+        mean_tokens: View tokens of a pair on average.
         where: Path or address, for messages.
         files: Files of the source, for places.
     """
@@ -60,15 +62,9 @@ class SourceSpan:
     name: str
     first: int
     count: int
-    tokens: int
-    wordings: int
+    mean_tokens: float
     where: str
     files: Sequence[str]
-
-    @property
-    def mean_tokens(self) -> float:
-        """Tokens of a pair of this source on average."""
-        return 2 * self.tokens / self.wordings if self.wordings else 0.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class Split:
 
         Args:
             folder: The corpus.
-            entries: For each source ``name``, ``where``, ``files``, ``tokens``, ``wordings`` and ``shards`` (``file``,
+            entries: For each source ``name``, ``where``, ``files``, ``mean_tokens`` and ``shards`` (``file``,
                 ``records``).
         """
         self._folder = folder
@@ -113,11 +109,7 @@ class Split:
                 self._shards.append(shard["file"])
                 starts.append(starts[-1] + shard["records"])
             count = starts[-1] - first
-            spans.append(
-                SourceSpan(
-                    entry["name"], first, count, entry["tokens"], entry["wordings"], entry["where"], entry["files"]
-                )
-            )
+            spans.append(SourceSpan(entry["name"], first, count, entry["mean_tokens"], entry["where"], entry["files"]))
         self.sources: tuple[SourceSpan, ...] = tuple(spans)
         self._starts = np.array(starts, dtype=np.int64)
         self._readers: OrderedDict[int, Any] = OrderedDict()
@@ -284,12 +276,17 @@ def read_corpus(folder: Path) -> Corpus:
     manifest = read_manifest(folder)
     if manifest is None:
         raise DiptychError(f"{folder}: holds no prepared corpus (no manifest.json); run python -m pretrain.prepare")
+    check_files(folder, manifest)
+    splits = {name: Split(folder, split_entries(manifest, name)) for name in ("train", "heldout")}
+    return Corpus(folder, manifest, splits["train"], splits["heldout"])
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuses a corpus of which a file is missing or cut short."""
     for name, size in manifest["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             raise DiptychError(f"{path}: missing or cut short; remove {folder} and prepare it again")
-    splits = {name: Split(folder, split_entries(manifest, name)) for name in ("train", "heldout")}
-    return Corpus(folder, manifest, splits["train"], splits["heldout"])
 
 
 def split_entries(manifest: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
@@ -299,8 +296,7 @@ def split_entries(manifest: Mapping[str, Any], split: str) -> list[dict[str, Any
             "name": source["name"],
             "where": source["where"],
             "files": source["files"],
-            "tokens": source[split]["first_tokens"] + source[split]["second_tokens"],
-            "wordings": source[split]["first_wordings"] + source[split]["second_wordings"],
+            "mean_tokens": _mean_tokens(source[split]),
             "shards": source[split]["shards"],
         }
         for source in manifest["sources"]
@@ -308,10 +304,26 @@ def split_entries(manifest: Mapping[str, Any], split: str) -> list[dict[str, Any
     ]
 
 
+def _mean_tokens(counts: Mapping[str, int]) -> float:
+    """View tokens of a pair on average; of two wordings where both views are one."""
+    first = counts["first_tokens"] / counts["first_wordings"]
+    return first + (counts["second_tokens"] / counts["second_wordings"] if counts["second_wordings"] else first)
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a prepared corpus, None if there is none yet."""
+    """The manifest of a prepared corpus, None if there is none yet.
+
+    Raises:
+        DiptychError: It is damaged, or of another version of Diptych.
+    """
     path = folder / "manifest.json"
     if not path.is_file():
         return None
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise DiptychError(f"{path}: damaged, or of another version; remove {folder} and prepare it again")
     return manifest

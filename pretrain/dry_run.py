@@ -114,7 +114,7 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
     rows = config.train.rows_per_step
     tokens, labels = int(plan.num_tokens.mean() * rows), int(plan.num_labels.mean() * rows)
     sources = corpus.train.sources
-    mean_view = sum(span.tokens for span in sources) / sum(span.wordings for span in sources)
+    mean_view = sum(span.mean_tokens * span.count for span in sources) / (2 * sum(span.count for span in sources))
     flops = training_flops(hf_config, counts, tokens=tokens, labels=labels, visible=int(tokens * mean_view))
     used = plan.num_tokens.sum() / (plan.num_rows * config.packing.row_length)
 

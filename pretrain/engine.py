@@ -15,6 +15,7 @@ from pretrain.deepspeed_config import deepspeed_config
 from pretrain.distributed import Ranks
 from pretrain.engine_state import start_state
 from pretrain.errors import DiptychError
+from pretrain.existing_weights import load_existing
 from pretrain.learning_rate import learning_rate_factor
 from pretrain.model import build_model, choose_attention, hf_config
 from pretrain.network import BranchNetwork, check_attention, check_compiler
@@ -76,6 +77,8 @@ def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: R
     )
     zero3 = settings if config.deepspeed.zero_stage == 3 else None
     lm = build_model(model_config, seed=config.run.seed, zero3_config=zero3, dtype=dtype, attention=attention)
+    if config.model.path is not None:
+        load_existing(lm, config.model.path, trust_remote_code=config.model.trust_remote_code)
     if config.model.activation_checkpointing:
         # Reentrant checkpointing breaks ZeRO-3's gradient buckets (DeepSpeed issue 5321), so it is not on offer.
         lm.activation_checkpointing_enable({"use_reentrant": False})

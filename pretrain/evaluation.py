@@ -17,6 +17,7 @@ from pretrain.config import Config
 from pretrain.corpus import Corpus
 from pretrain.distributed import Ranks
 from pretrain.health import health
+from pretrain.model import plain_attention
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.order import random_keys, sample
 from pretrain.packing import OneWindow, pack
@@ -99,7 +100,7 @@ class Evaluator:
         lm = engine.module.lm
         attention = lm.config._attn_implementation
         engine.eval()
-        lm.set_attn_implementation("sdpa")
+        lm.set_attn_implementation(plain_attention(lm))
         for index in range(min(config.prompts, len(self.corpus.heldout))):
             tokens = list(self.corpus.heldout.views(index)[0].tokens)
             prompt = [self.tokenizer.bos, *(tokens if conditional else tokens[: config.prompt_tokens])]

@@ -19,6 +19,7 @@ from pretrain import __version__
 from pretrain.checkpoint import RunState, checkpoint_name, read_canary, read_state, read_weights
 from pretrain.command import run_command
 from pretrain.errors import DiptychError
+from pretrain.model import plain_attention
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 """Largest accepted norm of the difference of logits over their norm; bfloat16 rounds differently on each device."""
@@ -82,7 +83,8 @@ def _compare(folder: Path, canary: Mapping[str, Tensor], state: RunState) -> flo
     """Loads the folder as a user would and compares logits with the training engine's."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPES[state.dtype], attn_implementation="sdpa").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPES[state.dtype]).eval()
+    model.set_attn_implementation(plain_attention(model))
     with torch.no_grad():
         logits = model(canary["ids"]).logits.float()[:, -canary["logits"].shape[1] :]
     difference = float(torch.linalg.vector_norm(logits - canary["logits"]) / torch.linalg.vector_norm(canary["logits"]))
@@ -115,7 +117,7 @@ def canary(engine: Any, ids: Sequence[int], device: torch.device, positions: int
     lm = engine.module.lm
     batch = torch.tensor([list(ids)], device=device)
     attention = lm.config._attn_implementation
-    lm.set_attn_implementation("sdpa")
+    lm.set_attn_implementation(plain_attention(lm))
     engine.eval()
     with torch.no_grad():
         logits = lm(batch, use_cache=False).logits[:, -positions:].float().cpu()

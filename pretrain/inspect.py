@@ -22,10 +22,11 @@ from pathlib import Path
 from pretrain.command import run_command
 from pretrain.config import ObjectiveConfig, PackingConfig
 from pretrain.config_file import load_config
+from pretrain.corpus import read_corpus
 from pretrain.errors import DiptychError
 from pretrain.inspection import html, terminal
 from pretrain.inspection.facts import Facts, gather
-from pretrain.inspection.finding import find_corpus, open_corpus
+from pretrain.inspection.finding import find_corpus
 from pretrain.inspection.visible import visible
 from pretrain.objectives.mixed import make_branches
 from pretrain.preparation.workers import write_whole
@@ -124,7 +125,7 @@ def find_facts(request: Request) -> Facts:
     else:
         folder = find_corpus(request.data)
     _check_page(request, folder)
-    corpus = open_corpus(folder)
+    corpus = read_corpus(folder)
     reserved = corpus.manifest["inputs"]["tokenizer"]["predictor_tokens"]
     tokenizer = load(folder / "tokenizer", TokenizerConfig(predictor_tokens=reserved))
     count = objective.predictors if request.predictors is None else request.predictors
@@ -188,12 +189,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _print(text: str) -> None:
-    """Prints to whatever stdout is: one of few characters, or one that nobody reads to the end."""
+    """Prints to whatever stdout is, also one of few characters."""
     encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+    print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,20 @@ import difflib
 import inspect
 from contextlib import ExitStack
 from dataclasses import fields as dataclass_fields
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from pretrain.errors import DiptychError
 from pretrain.initialization import initialize, meta_model, refuse_second_zero3
+from pretrain.network import cap_logits
 
 _TOKENIZER = "it comes from the tokenizer"
 _NOT_OURS_TO_TAKE = {
@@ -34,7 +36,7 @@ _NOT_OURS_TO_TAKE = {
 # Keyword arguments without a field of their own that transformers 5.23 still folds into rope_parameters.
 _ROPE_KEYWORDS = ("rope_theta", "rope_scaling")
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-_HF_ATTENTION = {"sdpa": "sdpa", "flex": "flex_attention"}
+_HF_ATTENTION = {"sdpa": "sdpa", "flex": "flex_attention", "eager": "eager"}
 
 
 class ModelConfig(BaseModel):
@@ -42,6 +44,11 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    path: str | None = Field(
+        None,
+        description="Folder or hub name of a Hugging Face causal LM whose config and weights training starts from; "
+        "null: random weights of type and fields.",
+    )
     type: str = Field("llama", description="Hugging Face model_type of a causal language model, such as llama or gpt2.")
     fields: dict[str, Any] = Field(
         default_factory=lambda: {
@@ -54,9 +61,9 @@ class ModelConfig(BaseModel):
         description="Fields of that model's Hugging Face config, such as hidden_size. The vocabulary size and the"
         " special ids come from the tokenizer.",
     )
-    attention: Literal["auto", "sdpa", "flex"] = Field(
+    attention: Literal["auto", "sdpa", "flex", "eager"] = Field(
         "auto",
-        description="Attention kernel. auto: flex on CUDA where the model has it, sdpa elsewhere.",
+        description="Attention kernel. auto: flex on CUDA where the model has it, else sdpa, else eager (Gemma 2).",
         json_schema_extra={"free_on_resume": True},
     )
     activation_checkpointing: bool = Field(
@@ -65,8 +72,14 @@ class ModelConfig(BaseModel):
         json_schema_extra={"free_on_resume": True},
     )
 
+    trust_remote_code: bool = Field(False, description="Run the Python code that the model at path brings along.")
+
     @model_validator(mode="after")
     def _fields_belong_to_type(self) -> "ModelConfig":
+        if self.path is not None:
+            if given := {"type", "fields"} & self.model_fields_set:
+                raise ValueError(f"give path, or type and fields: the model at path has its own {' and '.join(given)}")
+            return self
         if "type" in self.model_fields_set and self.type != "llama" and "fields" not in self.model_fields_set:
             raise ValueError(f"model.fields: give the sizes of the {self.type!r} model (the default sizes are llama's)")
         return self
@@ -105,6 +118,12 @@ def hf_config(
         DiptychError: If type or fields are unknown, do not fit together, or describe a model that packed training
             with a tree-shaped mask cannot train.
     """
+    if config.path is not None:
+        result = _existing_config(config, positions)
+        result.vocab_size = max(result.vocab_size, vocab_size)
+        result.bos_token_id, result.eos_token_id, result.pad_token_id = bos, eos, pad
+        result.use_cache = True
+        return _checked(result, positions)
     config_class = _config_class(config)
     given = _checked_fields(config, config_class)
 
@@ -120,15 +139,40 @@ def hf_config(
         result = config_class(
             **given, vocab_size=vocab_size, bos_token_id=bos, eos_token_id=eos, pad_token_id=pad, use_cache=True
         )
-        _refuse_config(config.type, result, positions)
-        twin = meta_model(result)
+        return _checked(result, positions)
     except DiptychError:
         raise
     except Exception as error:  # whatever transformers raises here is about the user's values
         message = " ".join(str(error).split())
         raise DiptychError(f"model.fields: transformers refuses this {config.type!r} config: {message}") from error
-    _refuse_model(config.type, twin)
+
+
+def _checked(result: Any, positions: int) -> Any:
+    """The config, if a model of it can be trained here."""
+    _refuse_config(result.model_type, result, positions)
+    twin = meta_model(result)
+    _refuse_model(result.model_type, twin)
     check_plain_head(twin)
+    return result
+
+
+def _existing_config(config: ModelConfig, positions: int) -> Any:
+    """The config of the model at ``model.path``."""
+    assert config.path is not None
+    folder = Path(config.path).expanduser()
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise DiptychError(f"model.path: {config.path}: is no Hugging Face model (no config.json)")
+    try:
+        result = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # transformers, the hub and remote code raise all kinds
+        message = " ".join(str(error).split())[:300]
+        raise DiptychError(f"model.path: {config.path}: cannot be opened as a Hugging Face model: {message}") from error
+    available = getattr(result, "max_position_embeddings", None)
+    if available is not None and available < positions:
+        raise DiptychError(
+            f"model.path: {config.path}: has {available} positions, but the longest example needs {positions}; lower "
+            "data.max_view_tokens"
+        )
     return result
 
 
@@ -145,7 +189,7 @@ def build_model(
         seed: Seed of the run.
         zero3_config: The run's DeepSpeed config if it is ZeRO stage 3, else None.
         dtype: dtype of the parameters. First values are computed in float32 and then rounded.
-        attention: ``sdpa`` or ``flex``.
+        attention: ``sdpa``, ``flex`` or ``eager``.
     """
     refuse_second_zero3()
     with ExitStack() as stack:
@@ -170,14 +214,20 @@ def build_model(
     return model
 
 
-def choose_attention(config: ModelConfig, hf_config: Any, device_type: str) -> Literal["sdpa", "flex"]:
-    """Resolves ``model.attention: auto``: flex on CUDA if the model type has it (GPT-2 has not), sdpa elsewhere."""
+def choose_attention(config: ModelConfig, hf_config: Any, device_type: str) -> Literal["sdpa", "flex", "eager"]:
+    """Resolves ``model.attention: auto``: flex on CUDA if the model has it, else :func:`plain_attention`."""
     if config.attention != "auto":
         return config.attention
     width = getattr(hf_config, "head_dim", None) or hf_config.hidden_size // hf_config.num_attention_heads
     # FlexAttention's kernels take heads of 16 and wider and know no dropout (torch 2.13, transformers 5.23).
     fits = width >= 16 and not getattr(hf_config, "attention_dropout", 0)
-    return "flex" if device_type == "cuda" and fits and meta_model(hf_config)._supports_flex_attn else "sdpa"
+    twin = meta_model(hf_config)
+    return "flex" if device_type == "cuda" and fits and twin._supports_flex_attn else plain_attention(twin)
+
+
+def plain_attention(model: Any) -> Literal["sdpa", "eager"]:
+    """The kernel that runs on any device: sdpa, or eager for a model without it (Gemma 2 caps attention scores)."""
+    return "sdpa" if model._supports_sdpa else "eager"
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -220,7 +270,7 @@ def check_plain_head(model: Any) -> None:
     """Refuses a model whose logits are not simply ``head(base(x))``.
 
     Training runs ``model.base_model`` and, at label positions only, ``model.get_output_embeddings()``. What a model
-    does besides (Gemma 2 caps its logits, Cohere scales them) would be missing in training and present in the
+    does besides (Cohere scales its logits; Gemma 2's cap is known here) would be missing in training and present in the
     exported model. The check runs the model type's own forward pass, at its real config, on a meta twin in which base
     and head are replaced by stand-ins with known output: exact, independent of the size, no memory, no collectives.
 
@@ -253,18 +303,18 @@ def check_plain_head(model: Any) -> None:
             twin.set_output_embeddings(stand_in)
             with torch.no_grad():
                 logits = twin(input_ids=input_ids, use_cache=False, return_dict=True).logits
-                expected = stand_in(hidden)
+                expected = cap_logits(stand_in(hidden), hf_config)
         except Exception as error:  # the stand-ins do not fit: more happens than head(base(x))
             problem = f"its forward pass is more than that ({type(error).__name__}: {' '.join(str(error).split())})"
         else:
             if len(calls) != 1 or calls[0].get("input_ids") is not input_ids:
                 problem = "it does not hand its input to the base model as it is"
             elif logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-5, atol=1e-5):
-                problem = "it changes the head's output or input (caps or scales its logits)"
+                problem = "it changes the head's output or input (such as scaling its logits)"
     if problem is not None:
         raise DiptychError(
             f"model.type: {hf_config.model_type!r} cannot be trained here: its logits must be head(base(input)), but"
-            f" {problem}. Choose another type, or switch it off in model.fields (such as final_logit_softcapping: null)"
+            f" {problem}. Choose another type, or switch it off in model.fields (such as logits_scaling: 1.0)"
         )
 
 

@@ -16,7 +16,7 @@ from pretrain.masks import block_mask, dense_mask
 
 
 def check_attention(attention: str, device: torch.device) -> None:
-    """Refuses an attention kernel (``sdpa`` or ``flex``) that cannot train here.
+    """Refuses an attention kernel that cannot train here.
 
     Raises:
         DiptychError: FlexAttention on the CPU, or without the compiler that it needs.
@@ -58,8 +58,11 @@ class BranchNetwork(nn.Module):
             The summed next-token loss in nats, a float32 scalar, and the last hidden states,
             shape [rows * length, width].
         """
-        flex = self.lm.config._attn_implementation == "flex_attention"
-        mask = (block_mask if flex else dense_mask)(batch.segments, batch.parents)
+        kernel = self.lm.config._attn_implementation
+        mask = (block_mask if kernel == "flex_attention" else dense_mask)(batch.segments, batch.parents)
+        if kernel == "eager":  # which adds its mask, also a boolean one
+            lowest = torch.finfo(self.lm.dtype).min
+            mask = torch.zeros_like(mask, dtype=self.lm.dtype).masked_fill(~mask, lowest)
         # use_cache=False and a mask of our own: otherwise transformers guesses the packing and leaks across examples.
         output = self.lm.base_model(
             input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False
@@ -89,5 +92,11 @@ class BranchNetwork(nn.Module):
         return total
 
     def _chunk_loss(self, states: Tensor, labels: Tensor) -> Tensor:
-        logits = self.lm.get_output_embeddings()(states).float()
+        logits = cap_logits(self.lm.get_output_embeddings()(states).float(), self.lm.config)
         return functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+
+
+def cap_logits(logits: Tensor, hf_config: Any) -> Tensor:
+    """Logits as Gemma 2 caps them (arXiv 2408.00118, section 2); those of other models as they are."""
+    cap = getattr(hf_config, "final_logit_softcapping", None)
+    return logits if not cap else cap * torch.tanh(logits / cap)

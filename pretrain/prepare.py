@@ -7,14 +7,17 @@ unchanged inputs are not prepared again and changed ones never overwrite anythin
 kept too: a changed setting redoes only what depends on it, and a preparation that was killed goes on where it stopped.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +25,28 @@ from pretrain.branches import Branches
 from pretrain.command import run_command
 from pretrain.config import Config
 from pretrain.config_file import load_config, split_arguments
-from pretrain.corpus import read_manifest
+from pretrain.corpus import FORMAT, check_files, read_manifest
 from pretrain.errors import DiptychError
 from pretrain.preparation.contamination import EvaluationIndex
 from pretrain.preparation.duplicates import MINHASH_VERSION
 from pretrain.preparation.encoding import Encoding, encode
 from pretrain.preparation.examining import Rules, examine
 from pretrain.preparation.judging import Judge, Judgement
-from pretrain.preparation.reading import LISTED, ReadPart, list_parts, read_batches, read_sources, wordings
+from pretrain.preparation.reading import (
+    LISTED,
+    ReadPart,
+    list_parts,
+    read_batches,
+    read_sources,
+    refusal,
+    wordings,
+)
 from pretrain.preparation.shards import COUNTS
-from pretrain.preparation.workers import Workers, choose_count
+from pretrain.preparation.workers import Workers, choose_count, write_whole
 from pretrain.sources.files import Files
 from pretrain.sources.record import Part, Source
 from pretrain.tokenizer import Tokenizer, load
 from pretrain.tokenizer_training import train
-
-FORMAT = 2
-"""Changes whenever the same inputs give other files."""
 
 
 def prepare(config: Config, *, quiet: bool = False) -> Path:
@@ -56,26 +64,25 @@ def prepare(config: Config, *, quiet: bool = False) -> Path:
     """
     preparation = _Preparation(config, quiet)
     folder = preparation.folder
-    if read_manifest(folder) is not None:
+    if (manifest := read_manifest(folder)) is not None:
+        check_files(folder, manifest)
+        preparation.check_bad_rows(manifest["rows"], manifest["bad_rows"])
         return folder
     try:
         preparation.run()
     except OSError as error:
-        if read_manifest(folder) is None:  # else: another process prepared the same corpus at the same time
-            reason = error.strerror or error
-            raise DiptychError(
-                f"data.folder {config.data.folder}: cannot write ({reason}); free space or choose another"
-            ) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free space or choose another" if full else "choose a folder that can be written to"
+        place = f" ({error.filename})" if error.filename else ""
+        raise DiptychError(
+            f"data.folder {config.data.folder}: cannot write ({error.strerror or error}){place}; {remedy}"
+        ) from None
     return folder
 
 
 def longest_view(config: Config) -> int:
     """Tokens after which a view is truncated: ``data.max_view_tokens``, or what a row can take."""
-    objective = config.objective
-    # The reserved number of [PRED] tokens rather than k: runs that differ only in k then share one corpus.
-    reserved = max(objective.predictors, config.tokenizer.predictor_tokens)
-    branches = Branches(config.packing.layout, eos=0, bos=0, predictors=(0,) * reserved, direction=objective.direction)
-    limit = branches.longest_view(config.packing.row_length)
+    limit = roomiest_branches(config).longest_view(config.packing.row_length)
     asked = config.data.max_view_tokens
     if limit < 1 or (asked is not None and asked > limit):
         raise DiptychError(
@@ -83,6 +90,12 @@ def longest_view(config: Config) -> int:
             f"{config.packing.row_length} in the {config.packing.layout} layout; the most is {limit}"
         )
     return asked or limit
+
+
+def roomiest_branches(config: Config) -> Branches:
+    """The layout with the reserved number of [PRED] tokens rather than k: runs that differ in k share one corpus."""
+    reserved = max(config.objective.predictors, config.tokenizer.predictor_tokens)
+    return Branches(config.packing.layout, 0, 0, (0,) * reserved, config.objective.direction)
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,10 @@ class _Preparation:
         sources = (*data.sources, *data.heldout_sources)
         training = (True,) * len(data.sources) + (False,) * len(data.heldout_sources)
         self.sources = _Sources(sources, list_parts(sources, files), training)
-        self.tests = _Sources(data.decontamination.sources, list_parts(data.decontamination.sources, files))
+        self.tests = _Sources(
+            data.decontamination.sources,
+            list_parts(data.decontamination.sources, files, "data.decontamination.sources"),
+        )
         self.max_view_tokens = longest_view(config)
         self.tokenizer = load(config.tokenizer.path, config.tokenizer) if config.tokenizer.path else None
         self.inputs = self._inputs()
@@ -152,9 +168,19 @@ class _Preparation:
         }
 
     def run(self) -> None:
+        """All stages; a second process that prepares the same corpus waits here, and then finds it."""
         self.work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="scratch-", dir=self.work) as scratch:
-            self._run(Path(scratch))
+        with (self.work / f"{self.folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if read_manifest(self.folder) is not None:
+                return
+            scratch = self.work / f"{self.folder.name}.scratch"
+            shutil.rmtree(scratch, ignore_errors=True)  # of a preparation that was killed
+            scratch.mkdir()
+            try:
+                self._run(scratch)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def _run(self, scratch: Path) -> None:
         data, workers = self.config.data, self.workers
@@ -162,35 +188,44 @@ class _Preparation:
         both = (*self.sources.sources, *self.tests.sources)
         both_parts = [*self.sources.parts, *self.tests.parts]
         read = read_sources(both, both_parts, data.cleaning, self.work / "read", skip=skip, workers=workers)
-        self._check_bad_share(read)
+        everything = [part for own in read for part in own]
+        rows = {"good": sum(part.records for part in everything), "bad": sum(part.bad for part in everything)}
+        bad_rows = [row for part in everything for row in part.bad_rows]
+        self.check_bad_rows(rows, bad_rows)
         parts, test_parts = read[: len(self.sources.sources)], read[len(self.sources.sources) :]
         tests = list(zip(self.tests.titles, test_parts, strict=True))
         titles, training = self.sources.titles, self.sources.training
-        examined = examine(self.sources.sources, parts, training, tests, self.rules, self.work / "examined", workers)
+        examined = examine(parts, training, tests, self.rules, self.work / "examined", workers)
         judge = Judge(titles, parts, examined, training, self.rules, scratch)
         judgement = judge.judgement(self.tests.titles, skip)
+        rows = {"good": rows["good"] - judgement.repeated_ids, "bad": rows["bad"] + judgement.repeated_ids}
+        bad_rows = [*bad_rows, *judgement.id_rows][:LISTED]
+        self.check_bad_rows(rows, bad_rows)
         self._check_counts(judgement)
         tokenizer = self.tokenizer or self._train_tokenizer(parts, judgement)
         partial = self.folder.with_name(f"{self.folder.name}.partial")
         tokenizer.save(partial / "tokenizer")
         shards = self._encode(parts, judgement, tokenizer, partial, scratch)
         manifest = self._manifest(parts, judgement, tokenizer, shards, tests, partial)
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        try:
-            os.replace(partial, self.folder)
-        except OSError:
-            if read_manifest(self.folder) is None:
-                raise
-            shutil.rmtree(partial, ignore_errors=True)  # another process was faster
+        manifest |= {"rows": rows, "bad_rows": bad_rows}
+        write_whole(partial / "manifest.json", lambda path: _write_text(path, json.dumps(manifest, indent=1) + "\n"))
+        os.replace(partial, self.folder)
 
-    def _check_bad_share(self, read: Sequence[Sequence[ReadPart]]) -> None:
-        parts = [part for own in read for part in own]
-        bad, good = sum(part.bad for part in parts), sum(part.records for part in parts)
-        if bad > self.config.data.max_bad_share * (bad + good):
-            first = next(part.bad_rows[0] for part in parts if part.bad)
+    def check_bad_rows(self, rows: Mapping[str, int], listed: Sequence[str]) -> None:
+        """Refuses bad rows, or too many of them, as the config asks.
+
+        Args:
+            rows: Number of ``good`` and ``bad`` rows of all sources and test sets.
+            listed: The first bad ones.
+        """
+        data = self.config.data
+        if rows["bad"] and data.on_bad_row == "stop":
+            raise refusal(listed[0])
+        total = rows["good"] + rows["bad"]
+        if rows["bad"] > data.max_bad_share * total:
             raise DiptychError(
-                f"data.max_bad_share: {bad:,} of {bad + good:,} rows are bad, more than "
-                f"{self.config.data.max_bad_share:.2%}; the first is {first}"
+                f"data.max_bad_share: {rows['bad']:,} of {total:,} rows are bad, more than {data.max_bad_share:.2%}; "
+                f"the first is {listed[0]}"
             )
 
     def _check_counts(self, judgement: Judgement) -> None:
@@ -203,6 +238,8 @@ class _Preparation:
         why = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()) or "none dropped"
         for source, own, training in zip(self.sources.sources, judged, self.sources.training, strict=True):
             if not own.count("train" if training else "heldout"):
+                if not own.records:
+                    raise DiptychError(f"data: source {source.title!r} ({source.where()}) holds no record")
                 raise DiptychError(
                     f"data: source {source.title!r} ({source.where()}) has no record left of {own.records:,} ({why}); "
                     "check its keep rule and data.cleaning, data.deduplication, data.decontamination"
@@ -226,7 +263,10 @@ class _Preparation:
                 tokenizer.save(made)
                 if not folder.is_dir():
                     os.replace(made, folder)
-        return load(folder, self.config.tokenizer)
+        try:
+            return load(folder, self.config.tokenizer)
+        except DiptychError:
+            raise DiptychError(f"{folder}: damaged; remove it, and it will be trained again") from None
 
     def _training_texts(self, parts: Sequence[Sequence[ReadPart]], judgement: Judgement) -> Iterator[str]:
         """Texts of an even draw of record batches, ten times as many as the tokenizer samples from them."""
@@ -239,7 +279,8 @@ class _Preparation:
             first = 0
             for part in parts[source]:
                 chosen = range(-number % stride, len(part.batches), stride)
-                starts = [first + sum(part.batches[:batch]) for batch in chosen]
+                ends = list(accumulate(part.batches, initial=first))
+                starts = [ends[batch] for batch in chosen]
                 number += len(part.batches)
                 first += part.records
                 columns = [f"view {name}" for name in names]
@@ -296,16 +337,17 @@ class _Preparation:
                     **{split: _summary(shards[split][number], folder) for split in shards},
                 }
             )
-        rows = [row for own in (*parts, *(own for _, own in tests)) for part in own for row in part.bad_rows]
         splits: dict[str, dict[str, int]] = {}
         for split, per_source in shards.items():
             everything = [shard for own in per_source for shard in own]
             splits[split] = {key: sum(shard[key] for shard in everything) for key in COUNTS}
             splits[split]["longest_pair"] = max((shard["longest_pair"] for shard in everything), default=0)
         for path in folder.rglob(".*"):
-            path.unlink()  # scratch files of a preparation that was killed
+            if path.is_file():
+                path.unlink()  # a scratch file of a preparation that was killed
         paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
         return {
+            "format": FORMAT,
             "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
             "tokenizer_fingerprint": tokenizer.fingerprint,
             "vocab_size": tokenizer.vocab_size,
@@ -315,7 +357,6 @@ class _Preparation:
             "duplicates": judgement.duplicates,
             "test_sets": self._test_sets(tests),
             "leaks": judgement.leaks,
-            "bad_rows": rows[:LISTED],
             "inputs": self.inputs,
             "files": {str(path.relative_to(folder)): path.stat().st_size for path in paths},
         }
@@ -325,7 +366,13 @@ class _Preparation:
         index.add_parts(tests)
         described = zip(self.tests.sources, index.sets, tests, strict=True)
         return [
-            {"name": found.name, "where": source.where(), "records": sum(part.records for part in own), **found.items}
+            {
+                "name": found.name,
+                "where": source.where(),
+                "records": sum(part.records for part in own),
+                "bad": sum(part.bad for part in own),
+                **found.items,
+            }
             for source, found, (_, own) in described
         ]
 
@@ -334,6 +381,10 @@ def _summary(shards: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
     return {key: sum(shard[key] for shard in shards) for key in COUNTS} | {
         "shards": [{"file": str(shard["path"].relative_to(folder)), "records": shard["records"]} for shard in shards]
     }
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _hash(value: Any) -> str:

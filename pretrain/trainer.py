@@ -3,12 +3,12 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -47,10 +47,24 @@ def pretrain(config: Config, ranks: Ranks) -> Path:
     Returns:
         The Hugging Face folder of the trained model.
     """
+    return train(config, ranks, Run)
+
+
+def train(config: Config, ranks: Ranks, kind: "type[Run]") -> Path:
+    """Runs a config of any stage to its end. Collective.
+
+    Args:
+        config: The stage's config.
+        ranks: All ranks.
+        kind: How the stage differs from pre-training.
+
+    Returns:
+        The Hugging Face folder of the trained model.
+    """
     ranks.agree(lambda: check_run_folder(config))
     folder = ranks.on_main(lambda: prepare(config))
     corpus = ranks.agree(lambda: read_corpus(folder))
-    run = Run(config, corpus, ranks)
+    run = kind(config, corpus, ranks)
     first = run.resume_or_start()
     with closing(run.monitor):
         if first == 0:
@@ -61,28 +75,34 @@ def pretrain(config: Config, ranks: Ranks) -> Path:
             last = done == run.num_steps
             if last or done % config.evaluation.every == 0:
                 run.evaluate(done)
-            if last or done % config.checkpoint.every == 0:
+                last = last or run.enough
+            if last or run.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0:
                 run.save(done)
+            if last:
+                break
         return run.finish()
 
 
 class Run:
-    """The parts of a run and what each stage of it does with them."""
+    """The parts of a run and what each stage of it does with them.
+
+    Attributes:
+        enough: Set by an evaluation after which the run need not go on.
+    """
+
+    enough = False
 
     def __init__(self, config: Config, corpus: Corpus, ranks: Ranks) -> None:
         self.config, self.corpus, self.ranks = config, corpus, ranks
         self.tokenizer = load(str(corpus.folder / "tokenizer"), config.tokenizer)
-        special = self.tokenizer
-        self.branches = make_branches(
-            config.packing, config.objective, eos=special.eos, bos=special.bos, predictors=special.predictors
-        )
+        self.branches = self.make_branches()
         self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
         self.schedule = make_schedule(config, corpus, self.branches, self.objective, ranks)
         train = config.train
         self.num_steps = train.steps or self.schedule.num_steps(train.epochs or 1.0)
         self.rows_per_epoch, self.rows_counted = self.schedule.rows_per_epoch()
         self.cursor = Cursor()
-        self.builder = BatchBuilder(corpus.train, self.branches, config.packing.row_length, special.pad)
+        self.builder = BatchBuilder(corpus.train, self.branches, config.packing.row_length, self.tokenizer.pad)
         hf_config = model_config(config, self.tokenizer, longest_position(config, corpus))
         self.built = build_engine(config, hf_config, self.schedule, ranks)
         self.engine = self.built.engine
@@ -94,6 +114,13 @@ class Run:
         self.step_started = 0.0
         self.evaluated: dict[str, float] = {}
         self.checkpoint: Path | None = None
+
+    def make_branches(self) -> Branches:
+        """How pairs are laid out."""
+        special = self.tokenizer
+        return make_branches(
+            self.config.packing, self.config.objective, eos=special.eos, bos=special.bos, predictors=special.predictors
+        )
 
     def resume_or_start(self) -> int:
         """Loads the checkpoint that the config asks for; returns the number of steps done. Collective."""
@@ -112,6 +139,7 @@ class Run:
             first, self.checkpoint = state.step, path
             self.progress = Progress(state.label_tokens, state.tokens)
             self.evaluated = dict(state.extra.get("evaluation", {}))
+            self.recall(state.extra)
             self.cursor = Cursor(**state.cursor)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
         ranks.agree(lambda: self.checkpoints.check_room(self.counts.total))
@@ -125,6 +153,9 @@ class Run:
         self._introduce(path)
         self.schedule.start_from(self.cursor)
         return first
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        """Takes up what :meth:`facts` stored in the checkpoint that the run goes on from."""
 
     def batches(self, first: int) -> Iterator[tuple[Step, list[Batch]]]:
         """Steps and this rank's micro-batches; the next step is built while this one trains."""
@@ -193,7 +224,7 @@ class Run:
             data_fingerprint=self.corpus.fingerprint,
             model=self.built.hf_config.to_dict(),
             dtype=str(self.built.dtype).removeprefix("torch."),
-            extra=self._facts(),
+            extra=self.facts(),
             cursor=asdict(self.cursor),
         )
         first_view = self.corpus.heldout.views(0)[0]
@@ -202,9 +233,10 @@ class Run:
         self.monitor.flush()
 
     def finish(self) -> Path:
-        """Exports the last checkpoint as a Hugging Face folder. Collective."""
+        """Exports the checkpoint worth keeping, else the last, as a Hugging Face folder. Collective."""
         out = self.config.run.folder / "export"
-        checkpoint = self.checkpoint
+        kept = self.checkpoints.worth_keeping
+        checkpoint = self.checkpoint if kept is None else self.checkpoints.path(kept)
         assert checkpoint is not None  # the last step was saved, by this process or before its resumption
 
         def write() -> None:
@@ -285,7 +317,8 @@ class Run:
             metrics["speed/mfu"] = flops / seconds / (peak * self.ranks.world_size)
         return metrics
 
-    def _facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, object]:
+        """What a checkpoint stores besides, for the model card and for :meth:`recall`."""
         splits = self.corpus.manifest["splits"]
         paths = [Path(span.where).name for span in self.corpus.train.sources]
         return {

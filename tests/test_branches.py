@@ -26,6 +26,16 @@ layouts = st.builds(
     predictors=st.integers(0, 3).map(lambda k: (50, 51, 52)[:k]),
     direction=st.sampled_from(["forward", "reverse"]),
 )
+framed = st.builds(
+    Branches,
+    layout=st.just("conditional"),
+    eos=st.just(EOS),
+    bos=st.sampled_from([None, 1]),
+    predictors=st.integers(0, 3).map(lambda k: (50, 51, 52)[:k]),
+    direction=st.sampled_from(["forward", "reverse"]),
+    lead=st.sampled_from([(), (60,), (60, 61, 62)]),
+    join=st.sampled_from([(), (70,), (70, 71)]),
+)
 
 
 def contexts(tree: Tree) -> list[Context]:
@@ -153,6 +163,22 @@ def test_end_of_a_truncated_view_is_no_label() -> None:
     assert tree.labels == [5, 6, IGNORE, 7, EOS]
 
 
+def test_tree_of_a_prompt_in_full() -> None:
+    """A separator lies before the answer; a template's head moves the predicting view to a root of its own."""
+    plain = Branches("conditional", eos=EOS, bos=1, predictors=(50,), join=(70, 71))
+    tree, spans = plain.lay_out(View([5, 6]), View([7]), branched=True)
+    assert tree.ids == [1, 5, 6, 70, 71, 7, 50, 1, 7]
+    assert tree.labels == [*[IGNORE] * 4, 7, EOS, IGNORE, IGNORE, IGNORE]
+    assert (tree.positions, tree.segments) == ([0, 1, 2, 3, 4, 5, 3, 0, 1], [0, 0, 0, 1, 1, 1, 2, 3, 3])
+    assert spans == PairSpans(Span(1, 3), Span(6, 7), Span(8, 9))
+    chat = Branches("conditional", eos=EOS, bos=1, predictors=(50,), lead=(60,), join=(70,))
+    tree, spans = chat.lay_out(View([5, 6]), View([7]), branched=True)
+    assert tree.ids == [1, 60, 5, 6, 70, 7, 1, 5, 6, 50, 1, 7]
+    assert tree.labels == [*[IGNORE] * 4, 7, EOS, *[IGNORE] * 6]
+    assert tree.segments == [0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 4, 4]
+    assert spans == PairSpans(Span(7, 9), Span(9, 10), Span(11, 12))
+
+
 def test_tree_of_a_conditional_pair_in_full() -> None:
     branches = Branches("conditional", eos=EOS, bos=1, predictors=(50, 51))
     tree, spans = branches.lay_out(View([5, 6]), View([7]), branched=True)
@@ -168,7 +194,7 @@ def test_tree_of_a_conditional_pair_in_full() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(layouts, st.integers(10, 200))
+@given(layouts | framed, st.integers(20, 200))
 def test_longest_view_fits_a_row_and_one_more_token_does_not(branches: Branches, row_length: int) -> None:
     longest = branches.longest_view(row_length)
     assert branches.num_tokens(np.array([longest, longest]), branched=True) <= row_length

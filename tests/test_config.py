@@ -77,8 +77,8 @@ def test_a_key_named_like_a_source_type_keeps_its_path(tmp_path: Path) -> None:
 
 
 def test_an_unknown_source_type_names_the_known_ones(tmp_path: Path) -> None:
-    lines = problems(written(tmp_path, "data: {sources: [{type: csv, path: x}]}"))
-    assert "data.sources.0" in lines[1] and all(name in lines[1] for name in ("csv", "jsonl", "messages", "reviews"))
+    lines = problems(written(tmp_path, "data: {sources: [{type: xml, path: x}]}"))
+    assert "data.sources.0" in lines[1] and all(name in lines[1] for name in ("xml", "jsonl", "messages", "reviews"))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_number_in_an_override_is_a_list_index(tmp_path: Path) -> None:
         "data: {views: [text, code], sources: [{type: jsonl, path: a.jsonl}, {type: jsonl, path: b.jsonl}]}",
     )
     config = load_config(path, ["data.sources.1.path=c.jsonl", "data.sources.0.keep.label=1"])
-    assert [source.path.name for source in config.data.sources] == ["a.jsonl", "c.jsonl"]  # type: ignore[union-attr]
+    assert [source.path for source in config.data.sources] == ["a.jsonl", "c.jsonl"]  # type: ignore[union-attr]
     assert config.data.sources[0].keep == {"label": 1}  # type: ignore[union-attr]
     assert problems(path, "data.sources.2.path=x")[1] == "data.sources.2.path: no such place in the config"
 
@@ -255,7 +255,6 @@ def test_arguments_are_a_config_and_overrides() -> None:
             ["objective.predictors=5"],
             "objective.predictors: needs 5 [PRED] tokens, but tokenizer.predictor_tokens is 4",
         ),
-        (["data.views=[review, review]"], "data.views: names 'review' twice"),
         (["data.views=[review, code]"], "data.sources.0: has views review, "),
         (["data.sources=[]"], "data.sources: "),
         (["train.steps=3", "train.epochs=2"], "train: give steps or epochs, not both"),

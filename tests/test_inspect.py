@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from pretrain.branches import IGNORE, Branches
 from pretrain.config import Config
 from pretrain.config_file import load_config
+from pretrain.corpus import read_corpus
 from pretrain.errors import DiptychError
 from pretrain.inspect import find_facts, main, read_arguments
 from pretrain.inspection import facts as facts_module
 from pretrain.inspection import html, terminal
 from pretrain.inspection.facts import Facts, spread
-from pretrain.inspection.finding import open_corpus
 from pretrain.inspection.histogram import Histogram, histogram
 from pretrain.inspection.records import describe_record, tokens_of
 from pretrain.inspection.visible import columns, cut, visible
@@ -158,7 +158,7 @@ def test_histograms_count_every_training_record(corpus: Path) -> None:
     total = facts.splits["train"].records
     assert facts.measured == (total, total)
     assert [one.title for one in facts.histograms] == ["text", "code", "a pair"]
-    split = open_corpus(corpus).train
+    split = read_corpus(corpus).train
     for view, one in enumerate(facts.histograms[:2]):
         assert sum(part.count for part in one.bins) == total
         # Records of the first source have one wording: their lengths are known whatever pair is drawn.
@@ -246,7 +246,7 @@ def test_a_view_with_itself_counts_every_wording_once(tmp_path: Path) -> None:
 def test_branches_are_those_that_are_laid_out(
     corpus: Path, tokenizer: Tokenizer, layout: Any, direction: Any, count: int
 ) -> None:
-    split = open_corpus(corpus).train
+    split = read_corpus(corpus).train
     branches = Branches(layout, tokenizer.eos, tokenizer.bos, tokenizer.predictors[:count], direction)
     tree, spans = branches.lay_out(*split.views(0), branched=True)
     assert spans is not None
@@ -566,9 +566,9 @@ def test_what_is_no_whole_corpus_is_refused(corpus: Path, tmp_path: Path) -> Non
     refused(broken, f"{shard}: missing or cut short")
     broken = copy(corpus, tmp_path / "manifest")
     (broken / "manifest.json").write_text('{"fingerprint": ')
-    refused(broken, "manifest.json: cannot be read .*; remove .* and prepare it again")
+    refused(broken, "manifest.json: damaged, or of another version; remove .* and prepare it again")
     (broken / "manifest.json").write_text('{"fingerprint": "abc"}')
-    refused(broken, "is of format None, this version reads")
+    refused(broken, "manifest.json: damaged, or of another version")
 
 
 def test_of_several_corpora_one_must_be_named(corpus: Path, tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def separate(lm: Any, branches: Branches, pair: Pair) -> tuple[float, dict[str, 
 
     one, two = ([*bos, *view.tokens] for view in pair)
     if branches.layout == "conditional":
-        total = loss([*one, *pair[1].tokens], len(one), pair[1].complete)
+        prompt = [*bos, *branches.lead, *pair[0].tokens, *branches.join]
+        total = loss([*prompt, *pair[1].tokens], len(prompt), pair[1].complete)
     else:
         total = loss(one, 1, pair[0].complete) + loss(two, 1, pair[1].complete)
     source, target = (one, two) if branches.direction == "forward" else (two, one)
@@ -103,16 +104,20 @@ def separate(lm: Any, branches: Branches, pair: Pair) -> tuple[float, dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("layout", "direction", "k", "bos"),
+    ("layout", "direction", "k", "bos", "lead", "join"),
     [
-        *product(["conditional", "independent"], ["forward", "reverse"], [0, 1, 3], [BOS]),
-        ("conditional", "forward", 1, None),
-        ("independent", "reverse", 2, None),
+        *product(["conditional", "independent"], ["forward", "reverse"], [0, 1, 3], [BOS], [()], [()]),
+        ("conditional", "forward", 1, None, (), ()),
+        ("independent", "reverse", 2, None, (), ()),
+        *product(["conditional"], ["forward", "reverse"], [0, 2], [BOS], [(), (11, 12)], [(21, 22, 23)]),
+        ("conditional", "forward", 1, None, (11,), ()),
     ],
 )
-def test_one_pass_over_rows_equals_separate_passes(layout: Any, direction: Any, k: int, bos: int | None) -> None:
+def test_one_pass_over_rows_equals_separate_passes(
+    layout: Any, direction: Any, k: int, bos: int | None, lead: tuple[int, ...], join: tuple[int, ...]
+) -> None:
     lm = tiny_llama()
-    branches = Branches(layout, eos=EOS, bos=bos, predictors=PREDICTORS[:k], direction=direction)
+    branches = Branches(layout, EOS, bos, PREDICTORS[:k], direction, lead, join)
     rows = [draw_pairs(2, seed=5), draw_pairs(1, seed=6), draw_pairs(2, seed=7)]
     batch = batch_of(branches, rows, ROW)
     with torch.no_grad():

@@ -27,6 +27,7 @@ from pretrain.model import (
     num_parameters,
     training_flops,
 )
+from pretrain.network import cap_logits
 
 SIZES = {
     "hidden_size": 64,
@@ -293,8 +294,6 @@ def test_head_of_base_is_the_model(name: str) -> None:
 @pytest.mark.parametrize(
     ("type_", "fields"),
     [
-        ("gemma2", {"final_logit_softcapping": 30.0}),
-        ("gemma2", {}),
         ("cohere", {}),
         ("granite", {"logits_scaling": 8.0}),
         ("minicpm3", {}),
@@ -307,8 +306,38 @@ def test_processed_logits_are_refused(type_: str, fields: dict[str, Any]) -> Non
 
 
 def test_switched_off_post_processing_is_accepted() -> None:
-    for type_, fields in (("gemma2", {"final_logit_softcapping": None}), ("granite", {"logits_scaling": 1.0})):
-        hf_config(ModelConfig(type=type_, fields={"num_hidden_layers": 2, **fields}), **TOKENS, positions=8)
+    fields = {"num_hidden_layers": 2, "logits_scaling": 1.0}
+    hf_config(ModelConfig(type="granite", fields=fields), **TOKENS, positions=8)
+
+
+def test_capped_logits_are_capped_in_training_too() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    fields = {**sizes, "num_key_value_heads": 1, "head_dim": 16, "final_logit_softcapping": 0.01}
+    config = hf_config(ModelConfig(type="gemma2", fields=fields), **TOKENS, positions=8)
+    attention = choose_attention(ModelConfig(), config, "cpu")
+    assert attention == "eager"
+    model = build_model(config, seed=0, zero3_config=None, dtype=torch.float32, attention=attention).eval()
+    ids = torch.randint(3, 512, (2, 9))
+    with torch.no_grad():
+        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        head = model.get_output_embeddings()(states)
+        assert torch.equal(model(input_ids=ids, use_cache=False).logits, cap_logits(head, config))
+        assert not torch.equal(head, cap_logits(head, config))
+
+
+def test_a_model_at_a_path_brings_its_own_config(tmp_path: Path) -> None:
+    model = build("llama")
+    model.save_pretrained(tmp_path / "model")
+    config = hf_config(ModelConfig(path=str(tmp_path / "model")), **{**TOKENS, "vocab_size": 600}, positions=8)
+    assert (config.model_type, config.vocab_size) == ("llama", 600)
+    assert config.hidden_size == model.config.hidden_size
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DiptychError, match=r"model\.path: .*empty: is no Hugging Face model \(no config\.json\)"):
+        hf_config(ModelConfig(path=str(tmp_path / "empty")), **TOKENS, positions=8)
+    with pytest.raises(DiptychError, match=r"has \d+ positions, but the longest example needs 10000000"):
+        hf_config(ModelConfig(path=str(tmp_path / "model")), **TOKENS, positions=10_000_000)
+    with pytest.raises(ValueError, match="give path, or type and fields"):
+        ModelConfig(path="x", type="llama", fields={})
 
 
 def test_packed_documents_do_not_see_each_other() -> None:

@@ -1,8 +1,10 @@
 """Preparing a corpus: a function of its inputs, exact counts, and bad input that stops with its place and a remedy."""
 
+import gzip
 import hashlib
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,6 +22,7 @@ from pretrain.config import Config
 from pretrain.config_file import load_config
 from pretrain.corpus import Corpus, Split, read_corpus
 from pretrain.errors import DiptychError
+from pretrain.preparation import reading
 from pretrain.prepare import _Preparation, longest_view, main, prepare
 from pretrain.tokenizer import load
 
@@ -420,7 +423,7 @@ def test_training_records_of_test_sets_are_dropped(tmp_path: Path, settings: str
     assert (leak["pair"], leak["first"], leak["second"], leak["any"]) == (1, 1, 1, 2)
     assert leak["ngram"] == (2 if ngram == 2 or "6" in settings else 1)
     assert corpus.manifest["test_sets"][0] | {"where": 0} == {
-        "name": "tests", "where": 0, "records": 2, "pair": 2, "first": 2, "second": 2, "any": 4, "ngram": 4
+        "name": "tests", "where": 0, "records": 2, "bad": 0, "pair": 2, "first": 2, "second": 2, "any": 4, "ngram": 4
     }  # fmt: skip
 
 
@@ -545,6 +548,81 @@ def test_bad_rows_are_skipped_counted_and_listed_if_asked(tmp_path: Path) -> Non
         prepare(config_for(tmp_path / "data", source, "data.cleaning.min_chars=2"), quiet=True)  # read before, refused
 
 
+def test_a_corpus_made_with_bad_rows_is_refused_without_them(tmp_path: Path, source: Path) -> None:
+    source.write_bytes(source.read_bytes() + b"{}\n")
+    prepare(config_for(tmp_path / "data", source, "data.on_bad_row=skip"), quiet=True)
+    with pytest.raises(DiptychError, match=r"pairs\.jsonl:121: .*on_bad_row=skip"):
+        prepare(config_for(tmp_path / "data", source), quiet=True)
+    with pytest.raises(DiptychError, match=r"data\.max_bad_share: 1 of 121 rows are bad"):
+        prepare(config_for(tmp_path / "data", source, "data.on_bad_row=skip", "data.max_bad_share=0"), quiet=True)
+
+
+def test_the_first_bad_row_is_reported_for_any_number_of_workers(tmp_path: Path) -> None:
+    for number in range(6):
+        path = write_pairs(tmp_path / f"{number}.jsonl", sentences(2000 if number < 5 else 5, start=2000 * number))
+        if number in (1, 5):
+            path.write_bytes(path.read_bytes() + b"{}\n")
+    sources = f"data.sources=[{{type: jsonl, path: '{tmp_path}/*.jsonl', name: all}}]"
+    for workers in (1, 3):
+        with pytest.raises(DiptychError, match=r"/1\.jsonl:2001: no field"):
+            prepare(config_for(tmp_path / "data", path, sources, f"data.workers={workers}"), quiet=True)
+
+
+def test_swapped_pairs_are_one_record(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "pairs.jsonl", [*sentences(60), *((b, a) for a, b in sentences(60))])
+    corpus = read_corpus(prepare(config_for(tmp_path / "data", source), quiet=True))
+    assert len(corpus.train) + len(corpus.heldout) == 60
+    kept = read_corpus(prepare(config_for(tmp_path / "data", source, "data.deduplication.exact=false"), quiet=True))
+    found = texts(kept)
+    assert {frozenset(pair) for pair in found["heldout"]}.isdisjoint({frozenset(pair) for pair in found["train"]})
+
+
+def test_groups_of_held_out_sources_are_not_trained_on(tmp_path: Path) -> None:
+    def write(name: str, start: int, groups: range) -> Path:
+        path = tmp_path / name
+        rows = [
+            {"text": a, "code": b, "gid": g} for (a, b), g in zip(sentences(60, start), [*groups] * 60, strict=False)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    train, test = write("train.jsonl", 0, range(10)), write("test.jsonl", 500, range(8, 14))
+    listed = [f"{{type: jsonl, path: '{path}', name: {path.stem}, group: gid}}" for path in (train, test)]
+    overrides = [f"data.sources=[{listed[0]}]", f"data.heldout_sources=[{listed[1]}]"]
+    corpus = read_corpus(prepare(config_for(tmp_path / "data", train, *overrides), quiet=True))
+    assert source_of(corpus, "train")["dropped"] == {"held_out_elsewhere": 12}
+    assert (len(corpus.train), len(corpus.heldout)) == (48, 60)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, source: Path) -> None:
+    preparation = _Preparation(config_for(tmp_path / "data", source), quiet=True)
+    source.write_bytes(source.read_bytes().replace(b"cat", b"dog"))
+    os.utime(source, ns=(1, 1))
+    with pytest.raises(DiptychError, match=r"pairs\.jsonl: changed while it was being read; start again"):
+        preparation.run()
+
+
+@pytest.mark.parametrize("pattern", ["read/*.json", "read/*.arrow", "examined/*.npz"])
+def test_a_damaged_file_of_a_stage_is_made_again(tmp_path: Path, source: Path, pattern: str) -> None:
+    before = contents(prepare(config_for(tmp_path / "data", source), quiet=True))
+    for path in (tmp_path / "data" / "work").glob(pattern):
+        path.write_bytes(path.read_bytes()[:-20])
+    shutil.rmtree(next(path for path in (tmp_path / "data").iterdir() if path.name != "work"))
+    assert contents(prepare(config_for(tmp_path / "data", source), quiet=True)) == before
+
+
+def test_a_compressed_file_with_much_text_becomes_pieces(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = tmp_path / "pairs.jsonl.gz"
+    packed.write_bytes(gzip.compress(write_pairs(tmp_path / "much.jsonl", sentences(5000)).read_bytes()))
+    whole = prepare(config_for(tmp_path / "whole", packed), quiet=True)
+    monkeypatch.setattr(reading, "_FILE_BYTES", 40_000)
+    pieces = prepare(config_for(tmp_path / "pieces", packed), quiet=True)
+    assert len(list((tmp_path / "pieces" / "work" / "read").glob("*.arrow"))) >= 5
+    assert texts(read_corpus(pieces)) == texts(read_corpus(whole))
+
+
 def test_too_many_bad_rows_are_refused(tmp_path: Path, source: Path) -> None:
     source.write_bytes(source.read_bytes() + b"{}\n" * 5)
     message = r"data\.max_bad_share: 5 of 125 rows are bad, more than 1\.00%; the first is .*pairs\.jsonl:121: "
@@ -560,9 +638,13 @@ def test_a_repeated_id_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DiptychError) as caught:
         prepare(config_for(tmp_path / "data", source, "data.sources.0.id=qid"), quiet=True)
     assert str(caught.value).startswith(f"{source}:91: the id '0' was seen before, at {source}:1; make ids unique")
-    config = config_for(tmp_path / "data", source, "data.sources.0.id=qid", "data.on_bad_row=skip")
+    overrides = ["data.sources.0.id=qid", "data.on_bad_row=skip"]
+    with pytest.raises(DiptychError, match=r"data\.max_bad_share: 10 of 100 rows are bad"):
+        prepare(config_for(tmp_path / "data", source, *overrides), quiet=True)
+    config = config_for(tmp_path / "data", source, *overrides, "data.max_bad_share=0.1")
     corpus = read_corpus(prepare(config, quiet=True))
     assert corpus.manifest["sources"][0]["dropped"] == {"duplicate_id": 10}
+    assert corpus.manifest["bad_rows"][0] == f"{source}:91: the id '0' was seen before"
 
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:

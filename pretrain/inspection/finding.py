@@ -1,14 +1,11 @@
 """Which corpus is meant, and whether it is one that can be read."""
 
-import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from pretrain.corpus import Corpus, read_corpus, read_manifest
+from pretrain.corpus import read_manifest
 from pretrain.errors import DiptychError
 from pretrain.inspection.visible import visible
-from pretrain.prepare import FORMAT
 
 
 def find_corpus(data: Path) -> Path:
@@ -38,36 +35,11 @@ def find_corpus(data: Path) -> Path:
     raise DiptychError(f"{data}: holds no prepared corpus (no manifest.json); run python -m pretrain.prepare")
 
 
-def open_corpus(folder: Path) -> Corpus:
-    """Opens a corpus.
-
-    Raises:
-        DiptychError: It is not whole, or was prepared by another version.
-    """
-    manifest = _manifest(folder)
-    found = manifest["inputs"].get("format") if isinstance(manifest.get("inputs"), dict) else None
-    if found != FORMAT:
-        raise DiptychError(
-            f"{folder}: is of format {found}, this version reads {FORMAT}; run python -m pretrain.prepare again"
-        )
-    return read_corpus(folder)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = read_manifest(folder)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DiptychError(
-            f"{folder / 'manifest.json'}: cannot be read ({error}); remove {folder} and prepare it again"
-        ) from None
-    return manifest if isinstance(manifest, dict) else {}
-
-
 def _describe(folder: Path) -> str:
     """When a corpus was prepared, from which sources, and how many records it has."""
     date = datetime.fromtimestamp((folder / "manifest.json").stat().st_mtime)
     try:
-        manifest = _manifest(folder)
+        manifest = read_manifest(folder) or {}
         names = ", ".join(source["name"] for source in manifest["sources"])
         records = sum(counts["records"] for counts in manifest["splits"].values())
     except (DiptychError, KeyError, TypeError):

@@ -19,8 +19,10 @@ from pretrain.preparation.contamination import ngrams
 
 KeyArray = npt.NDArray[np.uint64]
 
-BUCKET = 4 << 20
-"""Keys that are sorted in memory at once."""
+BUCKET = 1 << 20
+"""Keys that are sorted in memory at once (more in corpora of over ``_MOST_BUCKETS`` times as many)."""
+
+_MOST_BUCKETS = 512  # all of them are open files
 
 MINHASH_VERSION = RMinHash.ALGORITHM_VERSION
 """Part of fingerprints: another version may give other keys."""
@@ -32,7 +34,9 @@ class DeduplicationConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     exact: bool = Field(
-        True, description="Drop records whose views equal those of an earlier one (NFKC, lower case, single spaces)."
+        True,
+        description="Drop records whose views equal those of an earlier one, also swapped (NFKC, lower case, single "
+        "spaces).",
     )
     near: bool = Field(
         False,
@@ -50,8 +54,8 @@ class DeduplicationConfig(BaseModel):
 
 
 def exact_key(first: Sequence[str], second: Sequence[str]) -> bytes:
-    """128-bit key of a record's wordings in matching form."""
-    text = "\1".join(("\0".join(first), "\0".join(second)))
+    """128-bit key of a record's wordings in matching form; a pair and its mirror image have the same."""
+    text = "\1".join(sorted(("\0".join(first), "\0".join(second))))
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
@@ -91,7 +95,7 @@ def repeats(
     Yields:
         Arrays of records and, for each, the first record with its key.
     """
-    buckets = -(-count // BUCKET)
+    buckets = min(_MOST_BUCKETS, -(-count // BUCKET))
     if buckets <= 1:
         gathered = list(chunks())
         if gathered:

@@ -5,6 +5,7 @@ One file per part, named by a hash of what decides its content.
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,11 @@ from pretrain.preparation.duplicates import (
 )
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 from pretrain.preparation.workers import Workers, advance, write_whole
-from pretrain.sources.record import Source
 
 FORMAT = 1
 """Changes whenever the same part gives another file."""
 
-REASONS = ("kept", *Filter.reasons, "contaminated", "duplicate_id", "duplicate", "near_duplicate")
+REASONS = ("kept", *Filter.reasons, "contaminated", "duplicate_id", "held_out_elsewhere", "duplicate", "near_duplicate")
 """Why a record is dropped; files and verdicts hold the number."""
 
 CODES = {reason: code for code, reason in enumerate(REASONS)}
@@ -59,10 +59,9 @@ class Rules:
 @dataclass(frozen=True)
 class _Task:
     part: ReadPart
-    source: str  # keeps groups of different sources apart
     training: bool
     rules: Rules
-    tests: tuple[str, tuple[tuple[str, tuple[ReadPart, ...]], ...]]  # fingerprint, and the parts of each test set
+    tests: tuple[str, tuple[tuple[str, tuple[ReadPart, ...]], ...]]  # a hash, and the parts of each test set
     out: Path
 
 
@@ -70,7 +69,6 @@ _index: tuple[str, EvaluationIndex] | None = None
 
 
 def examine(
-    sources: Sequence[Source],
     parts: Sequence[Sequence[ReadPart]],
     training: Sequence[bool],
     tests: Sequence[tuple[str, Sequence[ReadPart]]],
@@ -81,8 +79,7 @@ def examine(
     """Examines every part that was not examined before.
 
     Args:
-        sources: The sources.
-        parts: What was read of each.
+        parts: What was read of each source.
         training: Whether each is trained on; the others are held out, and may hold test records.
         tests: Name and parts of every test set.
         rules: What decides.
@@ -94,16 +91,13 @@ def examine(
         of its texts), ``draws`` (decides on the held-out split), ``ids`` (0: none), ``bands``; and ``hits``, the test
         items found: (test set, kind, item).
     """
-    fingerprint = _hash([[name, *(part.path.name for part in own)] for name, own in tests])
-    packed = (fingerprint, tuple((name, tuple(own)) for name, own in tests))
-    decided = [FORMAT, _facts(rules), fingerprint]
+    held = [[name, *(part.path.name for part in own)] for name, own in tests]
+    decided = _hash([FORMAT, _facts(rules), held])
+    packed = (decided, tuple((name, tuple(own)) for name, own in tests))
     tasks = []
-    for source, own, trains in zip(sources, parts, training, strict=True):
-        # Not the title: it changes when the files are moved.
-        identity = json.dumps(source.settings(), sort_keys=True)
+    for own, trains in zip(parts, training, strict=True):
         for part in own:
-            name = _hash([decided, part.path.name, trains, identity])
-            tasks.append(_Task(part, identity, trains, rules, packed, folder / f"{name}.npz"))
+            tasks.append(_Task(part, trains, rules, packed, folder / f"{_hash([decided, part.path.name, trains])}.npz"))
     total = sum(task.part.records for task in tasks)
     files = iter(list(workers.run("examining", _examine, tasks, total=total)))
     return [[next(files) for _ in own] for own in parts]
@@ -126,12 +120,21 @@ def _hash(value: Any) -> str:
 
 
 def _examine(task: _Task) -> Path:
-    if not task.out.is_file():
+    if not _whole(task.out):
         arrays = _examine_records(task)
         write_whole(task.out, lambda scratch: _save(scratch, arrays))
     else:
         advance(task.part.records)
     return task.out
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file is there and not damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return "hits" in file
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def _save(scratch: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
@@ -166,7 +169,7 @@ def _examine_records(task: _Task) -> dict[str, npt.NDArray[Any]]:
             verdicts.append(CODES[reason or "kept"])
             exact.append(key)
             # Equal texts, or records of one group, fall on one side.
-            draws.append(int.from_bytes(key[:8], "little") if group is None else text_key(f"{task.source}\0{group}"))
+            draws.append(int.from_bytes(key[:8], "little") if group is None else text_key(group))
             forms.append((*form[0], *form[1]))
         named = batch["id"].to_pylist()
         ids += [0 if name is None else text_key(name) | 1 for name in named]

@@ -3,6 +3,7 @@
 What takes all records, duplicates above all, follows from the keys that stage 2 left on disk.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pretrain.errors import DiptychError
 from pretrain.preparation.contamination import KINDS
 from pretrain.preparation.duplicates import KeyArray, repeats
 from pretrain.preparation.examining import CODES, REASONS, Rules
-from pretrain.preparation.reading import ReadPart, read_batches
+from pretrain.preparation.reading import LISTED, ReadPart, read_batches
 
 HELDOUT = 255
 """Verdict on a record that is kept and held out."""
@@ -73,11 +74,15 @@ class Judgement:
         duplicates: Dropped duplicates, ``{"of": name, "in": name, "reason": reason, "records": n}``: records of the
             source ``in`` that repeat one of the source ``of``.
         leaks: For each test set and training source how many distinct test items occur there, by kind.
+        repeated_ids: Number of records whose id an earlier one has.
+        id_rows: The first of them: ``file:line: problem``.
     """
 
     sources: list[Judged]
     duplicates: list[dict[str, Any]]
     leaks: list[dict[str, Any]]
+    repeated_ids: int
+    id_rows: list[str]
 
 
 class Judge:
@@ -109,7 +114,10 @@ class Judge:
         self.first = dict(zip(self.order, np.cumsum([0, *(sizes[source] for source in self.order)]), strict=False))
         self.count = sum(sizes)
         self.path = scratch / "verdicts"
-        self.verdicts = np.memmap(self.path, np.uint8, "w+", shape=max(1, self.count))
+        with self.path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, self.count))  # a full disk is an error here, not a signal later
+        self.verdicts = np.memmap(self.path, np.uint8, "r+", shape=max(1, self.count))
+        self.repeated_ids, self.id_rows = 0, list[str]()
         self.repeated: Counter[tuple[int, int, str]] = Counter()
         self.sizes = sizes
 
@@ -132,10 +140,11 @@ class Judge:
         if self.rules.deduplication.near:
             for band in range(self.rules.deduplication.bands):
                 self._drop("near_duplicate", lambda file, band=band: file["bands"][:, band])  # type: ignore[misc]
+        self._keep_groups_apart()
         self._hold_out()
         self.verdicts.flush()
         judged = [Judged(self.path, int(self.first[source]), size) for source, size in enumerate(self.sizes)]
-        return Judgement(judged, self._duplicates(), self._leaks(tests))
+        return Judgement(judged, self._duplicates(), self._leaks(tests), self.repeated_ids, self.id_rows)
 
     def _each(self, sources: Sequence[int] | None = None) -> Iterator[tuple[int, Any]]:
         """First record number and arrays of every part."""
@@ -180,6 +189,19 @@ class Judge:
                         "source's id setting, or set data.on_bad_row=skip to keep the first of them"
                     )
                 self.verdicts[records] = CODES["duplicate_id"]
+                self.repeated_ids += len(records)
+                for record in np.sort(records)[: max(0, LISTED - len(self.id_rows))].tolist():
+                    place, name = self._place(source, record)
+                    self.id_rows.append(f"{place}: the id {name!r} was seen before")
+
+    def _keep_groups_apart(self) -> None:
+        """Drops training records whose group, or whose texts, a held-out source holds."""
+        held = np.zeros(0, np.uint64)
+        for _, file in self._each([source for source in self.order if not self.training[source]]):
+            held = np.union1d(held, file["draws"])
+        for first, file in self._each([source for source in self.order if self.training[source]]) if len(held) else ():
+            own = self.verdicts[first : first + len(file["draws"])]
+            own[(own == 0) & np.isin(file["draws"], held)] = CODES["held_out_elsewhere"]
 
     def _place(self, source: int, record: int) -> tuple[str, str]:
         inside = record - int(self.first[source])

@@ -1,13 +1,15 @@
-"""Stage 1: parts of sources to clean texts, one Arrow file per part.
+"""Stage 1: parts of sources to clean texts, as Arrow files.
 
 The file's name is a hash of what decides its content, so it is made once, whatever else of a config changes. Beside it
-lies a summary, written last: no summary, no file.
+lies a summary, written last: no summary, no file. A part that cannot be cut beforehand (a compressed file) and holds
+much text becomes several files, so that no later stage sees more than a bounded piece.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,12 @@ LISTED = 100
 
 _BATCH_RECORDS = 1024
 _BATCH_CHARS = 4 << 20
+_FILE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class ReadPart:
-    """A part that has been read.
+    """A file of records that have been read.
 
     Attributes:
         path: Its Arrow file: a list of wordings per view, ``file``, ``line``, ``id``, ``group`` and ``label``.
@@ -95,7 +98,7 @@ def read_sources(
     ]
     total = sum(task.part.size for task in tasks)
     done = iter(list(workers.run("reading", _read, tasks, total=total, unit="B")))
-    return [[next(done) for _ in own] for own in parts]
+    return [[read for _ in own for read in next(done)] for own in parts]
 
 
 def part_key(source: Source, part: Part, cleaning: CleaningConfig) -> str:
@@ -106,73 +109,110 @@ def part_key(source: Source, part: Part, cleaning: CleaningConfig) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _read(task: _Task) -> ReadPart:
+def _read(task: _Task) -> list[ReadPart]:
     summary = task.out.with_suffix(".json")
-    if summary.is_file() and task.out.is_file():
-        read = _stored(task.out, summary)
-    else:
+    read = _stored(task.out, summary)
+    if read is None:
+        _check_unchanged(task.part)
         read = _write(task)
-        facts = {key: value for key, value in asdict(read).items() if key != "path"}
+        _check_unchanged(task.part)
+        facts = [asdict(part) | {"path": part.path.name, "size": part.path.stat().st_size} for part in read]
         write_whole(summary, lambda scratch: _write_text(scratch, json.dumps(facts)))
-    if read.bad and not task.skip:
-        raise _refusal(read.bad_rows[0])
+    if not task.skip and (bad := [row for part in read for row in part.bad_rows]):
+        raise refusal(bad[0])
     advance(task.part.size)
     return read
 
 
-def _stored(path: Path, summary: Path) -> ReadPart:
-    facts = json.loads(summary.read_text(encoding="utf-8"))
-    lists = {key: tuple(facts[key]) for key in ("batches", "files", "bad_rows")}
-    return ReadPart(path, num_bytes=facts["num_bytes"], bad=facts["bad"], **lists)
+def _check_unchanged(part: Part) -> None:
+    """A file that changes between its hashing and here would be known by the wrong hash ever after."""
+    for file, state in part.watched():
+        found = os.stat(file)
+        if (found.st_size, found.st_mtime_ns) != state:
+            raise DiptychError(f"{file}: changed while it was being read; start again when it is at rest")
+
+
+def _stored(path: Path, summary: Path) -> list[ReadPart] | None:
+    """What was made of a part before; None: nothing, or it is damaged."""
+    try:
+        read = []
+        for facts in json.loads(summary.read_text(encoding="utf-8")):
+            file = path.with_name(facts["path"])
+            if file.stat().st_size != facts["size"]:
+                return None
+            lists = {key: tuple(facts[key]) for key in ("batches", "files", "bad_rows")}
+            read.append(ReadPart(file, num_bytes=facts["num_bytes"], bad=facts["bad"], **lists))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return read
 
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _refusal(row: object) -> DiptychError:
+def refusal(row: object) -> DiptychError:
+    """The error of a bad row that is not to be skipped."""
     return DiptychError(f"{row}; or set data.on_bad_row=skip to go on without such rows")
 
 
-def _write(task: _Task) -> ReadPart:
+def _write(task: _Task) -> list[ReadPart]:
     names = task.source.view_names()
     schema = pa.schema(
         [(f"view {name}", pa.list_(pa.string())) for name in names]
         + [("file", pa.string()), ("line", pa.int64()), ("id", pa.string()), ("group", pa.string())]
         + [("label", pa.int32())]
     )
-    counts = {"num_bytes": 0, "bad": 0}
-    batches: list[int] = []
-    files: dict[str, None] = {}
+    bad = 0
     bad_rows: list[str] = []
 
     def good(rows: Iterator[Record | BadRow]) -> Iterator[Record]:
+        nonlocal bad
         for row in rows:
             if isinstance(row, Record):
                 yield row
                 continue
             if not task.skip:
-                raise _refusal(row)
-            counts["bad"] += 1
+                raise refusal(row)
+            bad += 1
             if len(bad_rows) < LISTED:
                 bad_rows.append(str(row))
 
-    def fill(scratch: Path) -> None:
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
-            for batch in _batches(good(task.source.read(task.part))):
-                columns: list[list[Any]] = [
-                    [_clean(record.views[name], task.cleaning) for record in batch] for name in names
-                ]
-                batches.append(len(batch))
-                files.update(dict.fromkeys(record.file for record in batch))
-                columns += [[getattr(record, field) for record in batch] for field in schema.names[len(names) :]]
-                arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-                counts["num_bytes"] += sum(_text_bytes(array) for array in arrays[: len(names)])
-                writer.write_batch(pa.record_batch(arrays, schema=schema))
+    pending = _batches(good(task.source.read(task.part)))
+    read: list[ReadPart] = []
+    while True:
+        path = task.out.with_stem(f"{task.out.stem}-{len(read)}") if read else task.out
+        counts: list[int] = []
+        files: dict[str, None] = {}
+        num_bytes = 0
 
-    write_whole(task.out, fill)
-    return ReadPart(task.out, tuple(batches), counts["num_bytes"], tuple(files), counts["bad"], tuple(bad_rows))
+        def fill(scratch: Path) -> None:
+            nonlocal num_bytes
+            options = pa.ipc.IpcWriteOptions(compression="lz4")
+            with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
+                for batch in pending:
+                    columns: list[list[Any]] = [
+                        [_clean(record.views[name], task.cleaning) for record in batch] for name in names
+                    ]
+                    counts.append(len(batch))  # noqa: B023 (called at once)
+                    files.update(dict.fromkeys(record.file for record in batch))  # noqa: B023
+                    columns += [[getattr(record, field) for record in batch] for field in schema.names[len(names) :]]
+                    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+                    num_bytes += sum(_text_bytes(array) for array in arrays[: len(names)])
+                    writer.write_batch(pa.record_batch(arrays, schema=schema))
+                    if num_bytes >= _FILE_BYTES:
+                        break
+
+        write_whole(path, fill)
+        ended = num_bytes < _FILE_BYTES
+        if counts or not read:
+            found = (bad, tuple(bad_rows)) if ended else (0, ())
+            read.append(ReadPart(path, tuple(counts), num_bytes, tuple(files), *found))
+        else:  # the file before was just full
+            path.unlink()
+            read[-1] = replace(read[-1], bad=bad, bad_rows=tuple(bad_rows))
+        if ended:
+            return read
 
 
 def _clean(wordings: Sequence[str], cleaning: CleaningConfig) -> list[str]:
@@ -219,7 +259,7 @@ def wordings(array: Any) -> list[list[str]]:
     return [texts[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def list_parts(sources: Sequence[Source], files: Files) -> list[list[Part]]:
+def list_parts(sources: Sequence[Source], files: Files, key: str = "data.sources") -> list[list[Part]]:
     """The parts of every source.
 
     Raises:
@@ -228,5 +268,5 @@ def list_parts(sources: Sequence[Source], files: Files) -> list[list[Part]]:
     titles = [source.title for source in sources]
     for title in titles:
         if titles.count(title) > 1:
-            raise DiptychError(f"data.sources: {titles.count(title)} sources are named {title!r}; give each its name")
+            raise DiptychError(f"{key}: {titles.count(title)} sources are named {title!r}; give each its name")
     return [list(source.parts(files)) for source in sources]

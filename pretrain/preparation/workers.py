@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +77,7 @@ class Workers:
         progress = context.Value("q", 0)
         pool = ProcessPoolExecutor(min(self.count, len(tasks)), context, initializer=_start, initargs=(progress,))
         running: dict[Future[Result], int] = {}
-        done: dict[int, Result] = {}
+        done: dict[int, Future[Result]] = {}
         submitted = yielded = 0
         try:
             while yielded < len(tasks):
@@ -87,9 +88,10 @@ class Workers:
                 finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 bar.update(progress.value - bar.n)
                 for future in finished:
-                    done[running.pop(future)] = future.result()
+                    done[running.pop(future)] = future
+                # In the order of the tasks, failures too: the first one is reported, however many workers there are.
                 while yielded in done:
-                    yield done.pop(yielded)
+                    yield done.pop(yielded).result()
                     yielded += 1
         except BrokenProcessPool:
             raise DiptychError(
@@ -133,9 +135,11 @@ def choose_count(asked: int | None, work: int) -> int:
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Lets ``write`` fill a scratch file and renames it: the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         write(scratch)
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())  # else a power failure could leave the name without the content
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -123,7 +123,7 @@ class Files:
                         self.save()
         size = before.st_size
         return [
-            Part(path, digest, (size if stop is None else stop) - start, start, stop, line)
+            Part(path, digest, (size if stop is None else stop) - start, start, stop, line, (state[0], state[1]))
             for start, stop, line, digest in cuts
         ]
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,11 @@ class AlignedPart(Part):
     """
 
     files: tuple[tuple[str, Part], ...] = ()
+
+    def watched(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """All the files."""
+        for _, part in self.files:
+            yield from part.watched()
 
 
 class ParallelSource(TextSource):
@@ -45,6 +50,10 @@ class ParallelSource(TextSource):
     def view_names(self) -> tuple[str, ...]:
         """The views that every record has."""
         return tuple(self.paths)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings but where the files lie: which views they are, and in which order."""
+        return super().settings() | {"columns": [view for view, paths in self.paths.items() for _ in _several(paths)]}
 
     def where(self) -> str:
         """All the files."""

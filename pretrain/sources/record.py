@@ -61,6 +61,7 @@ class Part:
         start: Where it begins: byte, row group, record number; the source's own unit.
         stop: Where it ends (exclusive); None: the end of the file.
         first_line: Line of the file (from 1) that the part begins with.
+        state: Size and time of change of a local file when it was hashed.
     """
 
     file: str
@@ -69,6 +70,12 @@ class Part:
     start: int = 0
     stop: int | None = None
     first_line: int = 1
+    state: tuple[int, int] | None = None
+
+    def watched(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Local files that must not change while the part is read, and their states."""
+        if self.state is not None:
+            yield self.file, self.state
 
 
 class Source(BaseModel):
@@ -84,7 +91,7 @@ class Source(BaseModel):
     name: str | None = Field(
         None,
         min_length=1,
-        pattern=r"^[\w.-]+$",
+        pattern=r"^\w[\w.-]*$",
         description="Name in reports and mixtures (which need one); none: reports make one from the path.",
     )
 

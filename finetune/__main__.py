@@ -1,0 +1,41 @@
+"""Fine-tune a Hugging Face causal LM on a task, with or without the embedding objective.
+
+    python -m finetune CONFIG.yaml [key=value ...]     one process
+    deepspeed launch/finetune.sh CONFIG.yaml [key=value ...]     all GPUs of this node, or of a --hostfile
+
+model.path names the model (none: a new one is trained from scratch on the task), task.name the task, data.train its
+files. All settings of pre-training apply; the answers of the result are scored by python -m finetune.evaluate.
+
+    --help       this text and all settings
+"""
+
+from collections.abc import Sequence
+
+from pretrain.command import exit_rank, run_command
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command ``python -m finetune``."""
+    arguments = [argument for argument in argv if not argument.startswith("--local_rank")]
+    from finetune.config import FinetuneConfig
+    from pretrain.config_file import load_config, settings_help, split_arguments
+    from pretrain.errors import DiptychError
+
+    if "--help" in arguments or "-h" in arguments or not arguments:
+        print(f"{__doc__}\nSettings, with their defaults:\n\n{settings_help(FinetuneConfig)}")
+        return 0
+    if unknown := [argument for argument in arguments if argument.startswith("-")]:
+        raise DiptychError(f"{unknown[0]}: unknown option; python -m finetune --help lists all")
+    path, overrides = split_arguments(arguments)
+    if path is None:
+        raise DiptychError("name a config first: python -m finetune CONFIG.yaml key=value ...")
+    config = load_config(path, overrides, FinetuneConfig)
+    from finetune.training import finetune
+    from pretrain.distributed import start_ranks
+
+    finetune(config, start_ranks(config.train.timeout_minutes))
+    return 0
+
+
+if __name__ == "__main__":
+    exit_rank(run_command(main))

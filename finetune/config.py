@@ -1,0 +1,120 @@
+"""The settings of a fine-tuning run: those of pre-training, and a task."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from finetune.prompts import Style
+from finetune.tasks import TASKS, Task, make_task
+from finetune.tasks.source import TaskSource
+from pretrain.config import Config, DataConfig, EvaluationConfig, PackingConfig, Section
+from pretrain.errors import DiptychError
+from pretrain.preparation.cleaning import CleaningConfig
+from pretrain.preparation.duplicates import DeduplicationConfig
+
+
+class TaskConfig(Section):
+    """What is learnt, and how it is asked for."""
+
+    name: str = Field("nl_regex", description=f"The task: {', '.join(TASKS)} (finetune/tasks/).")
+    settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the task, such as separator.")
+    style: Style = Field("plain", description="plain: text, separator, answer. chat: the tokenizer's chat template.")
+
+    @model_validator(mode="after")
+    def _known(self) -> "TaskConfig":
+        try:
+            self.task()
+        except DiptychError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def task(self) -> Task:
+        """The task itself."""
+        return make_task(self.name, **self.settings)
+
+
+class FinetuneDataConfig(DataConfig):
+    """Files of the task: those to train on, and those that choose the model. Test files are never read here."""
+
+    sources: tuple[TaskSource, ...] = Field((), description="Made from train.")  # type: ignore[assignment]
+    heldout_sources: tuple[TaskSource, ...] = Field((), description="Made from validation.")  # type: ignore[assignment]
+    train: tuple[Path, ...] = Field((), description="Files to train on.")
+    validation: tuple[Path, ...] = Field(
+        (), description="Files that choose the model; empty: heldout_fraction of the training examples."
+    )
+    heldout_fraction: float = Field(0.05, ge=0, lt=1, description="Share of training examples held out for validation.")
+    views: tuple[str, str] = Field(("prompt", "answer"), description="Fixed: what a task's records hold.")
+    cleaning: CleaningConfig = CleaningConfig(unicode="none", controls="keep", distinct_views=False)
+    deduplication: DeduplicationConfig = DeduplicationConfig(exact=False)
+
+    @field_validator("train", "validation", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
+
+
+class FinetunePackingConfig(PackingConfig):
+    """How examples become rows; the layout is that of a prompt and its answer."""
+
+    layout: Literal["conditional"] = Field("conditional", description="Loss on the answer given its prompt.")
+    row_length: int = Field(512, ge=8, description="Tokens in a row; whole examples only.")
+
+
+class FinetuneEvaluationConfig(EvaluationConfig):
+    """Held-out evaluation, and generated answers of validation examples."""
+
+    answers: int = Field(
+        0, ge=0, description="Validation examples that are answered (greedy) and judged at every evaluation; 0: none."
+    )
+    batch_size: int = Field(32, ge=1, description="Answers generated at once.")
+
+
+class StoppingConfig(Section):
+    """Which checkpoint is the result, and when to stop; by the validation split, never by test."""
+
+    metric: str = Field(
+        "eval/lm_loss",
+        description="What chooses the checkpoint: eval/lm_loss, or task/SCORE (needs evaluation.answers).",
+    )
+    patience: int = Field(0, ge=0, description="Stop after so many evaluations without a better one; 0: never.")
+    lower: ClassVar[tuple[str, ...]] = ("eval/",)
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Losses fall, scores rise."""
+        return self.metric.startswith(self.lower)
+
+
+class FinetuneConfig(Config):
+    """Everything that a fine-tuning run needs to know; all settings of pre-training apply."""
+
+    task: TaskConfig = TaskConfig()
+    data: FinetuneDataConfig = FinetuneDataConfig()
+    packing: FinetunePackingConfig = FinetunePackingConfig()
+    evaluation: FinetuneEvaluationConfig = Field(FinetuneEvaluationConfig(), json_schema_extra={"free_on_resume": True})
+    stopping: StoppingConfig = StoppingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_of_the_task(cls, tree: Any) -> Any:
+        """Turns the task's files into sources, and takes the tokenizer of the model that training starts from."""
+        if not isinstance(tree, dict) or not isinstance(data := dict(tree.get("data") or {}), dict):
+            return tree
+        task = tree.get("task") or {}
+        model = tree.get("model") or {}
+        for key, files in (("sources", data.get("train")), ("heldout_sources", data.get("validation"))):
+            listed = [files] if isinstance(files, str | Path) else list(files or ())
+            data[key] = [
+                {
+                    "type": "task",
+                    "path": str(file),
+                    "task": task.get("name", "nl_regex"),
+                    "settings": task.get("settings", {}),
+                }
+                for file in listed
+            ]
+        tree = tree | {"data": data}
+        if isinstance(model, dict) and model.get("path") and "path" not in (tree.get("tokenizer") or {}):
+            tree = tree | {"tokenizer": (tree.get("tokenizer") or {}) | {"path": str(model["path"])}}
+        return tree

@@ -1,0 +1,147 @@
+"""From verdicts to figures: means with bootstrap intervals, and the examples that training has seen."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.tasks.task import Example, Task, Verdict
+from pretrain.preparation.contamination import matching_form
+
+RESAMPLES = 10_000
+SEED = 0
+
+_PASSES = 500_000
+"""Examples that the resamples of a figure that is no mean may look at; each resample is a pass over all."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure with its interval; percentile bootstrap over examples, 95 %.
+
+    Attributes:
+        value: Over the decided examples; None where there is none.
+        low: Lower end.
+        high: Upper end.
+        decided: Examples that count.
+        undecided: Examples that could not be judged by this metric; they are left out.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    decided: int
+    undecided: int
+
+
+def metrics(
+    task: Task, examples: Sequence[Example], verdicts: Sequence[Verdict], outputs: Sequence[str]
+) -> dict[str, Metric]:
+    """Every metric of a task over some examples; the three sequences go together item by item.
+
+    Returns:
+        The metrics by name, the task's main one first; none without examples.
+    """
+    if not examples:
+        return {}
+    found = mean_metrics([verdict.scores for verdict in verdicts])
+    plain = task.summary(examples, verdicts, outputs)
+    if plain:
+
+        def resampled(chosen: NDArray[np.int64]) -> Mapping[str, float]:
+            places = chosen.tolist()
+            return task.summary(*([part[place] for place in places] for part in (examples, verdicts, outputs)))
+
+        found |= summary_metrics(plain, resampled, len(examples))
+    return {name: found[name] for name in sorted(found, key=lambda name: name != task.main)}
+
+
+def mean_metrics(scores: Sequence[Mapping[str, float | None]], resamples: int = RESAMPLES) -> dict[str, Metric]:
+    """Means of scores per example.
+
+    Args:
+        scores: For each example, metric to value; None, or a missing metric: not decided.
+        resamples: Number of bootstrap resamples, the same for every metric.
+    """
+    names = list(dict.fromkeys(name for score in scores for name in score))
+    if not names:
+        return {}
+    table = np.array([[_number(score.get(name)) for name in names] for score in scores])
+    decided = ~np.isnan(table)
+    both = np.concatenate([np.where(decided, table, 0.0), decided], axis=1)  # sums and counts
+    rng, count = np.random.default_rng(SEED), len(scores)
+    means = []
+    for chunk in _chunks(resamples, count):
+        drawn = rng.integers(count, size=(chunk, count)) + count * np.arange(chunk)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=chunk * count).reshape(chunk, count)
+        sums, counts = np.split(times @ both, 2, axis=1)
+        means.append(np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0))
+    drawn_means = np.concatenate(means)
+    return {
+        name: _metric(
+            float(table[decided[:, column], column].mean()) if decided[:, column].any() else None,
+            drawn_means[:, column],
+            int(decided[:, column].sum()),
+            count,
+        )
+        for column, name in enumerate(names)
+    }
+
+
+def summary_metrics(
+    plain: Mapping[str, float],
+    resampled: Callable[[NDArray[np.int64]], Mapping[str, float]],
+    count: int,
+) -> dict[str, Metric]:
+    """Figures over all examples that are no means.
+
+    Args:
+        plain: Their values.
+        resampled: Gives their values over the examples with the given numbers.
+        count: Number of examples; of more than 500 there are less than 1,000 resamples, and 200 at least.
+    """
+    resamples = min(1_000, max(200, _PASSES // count))
+    rng = np.random.default_rng(SEED)
+    draws = [resampled(rng.integers(count, size=count)) for _ in range(resamples)]
+    return {
+        name: _metric(value, np.array([draw.get(name, np.nan) for draw in draws]), count, count)
+        for name, value in plain.items()
+    }
+
+
+def leaks(examples: Sequence[Example], training: Sequence[Example]) -> list[str | None]:
+    """Which examples training has seen, in the form that texts are compared in.
+
+    Returns:
+        For each example ``pair`` (prompt and gold are a training pair), ``prompt`` (the prompt is a training prompt) or
+        None.
+    """
+    prompts = {matching_form(example.prompt) for example in training}
+    pairs = {(matching_form(example.prompt), matching_form(example.gold)) for example in training}
+    found: list[str | None] = []
+    for example in examples:
+        prompt = matching_form(example.prompt)
+        if (prompt, matching_form(example.gold)) in pairs:
+            found.append("pair")
+        else:
+            found.append("prompt" if prompt in prompts else None)
+    return found
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _chunks(total: int, width: int) -> list[int]:
+    """Sizes that sum to the total, so that a table of size times width stays small."""
+    size = max(1, 2**21 // width)
+    return [min(size, total - start) for start in range(0, total, size)]
+
+
+def _metric(value: float | None, draws: NDArray[np.float64], decided: int, count: int) -> Metric:
+    draws = draws[~np.isnan(draws)]
+    if value is None or not len(draws):
+        return Metric(value, None, None, decided, count - decided)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Metric(value, float(low), float(high), decided, count - decided)

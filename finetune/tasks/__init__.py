@@ -1,0 +1,56 @@
+"""Tasks: what a model is asked, and when its answer is right. A new one is a subclass of ``Task`` and a line here."""
+
+import difflib
+from typing import Annotated, Any, Final
+
+from pydantic import Field, ValidationError
+
+from finetune.tasks.exact_match import ExactMatch
+from finetune.tasks.gsm8k import Gsm8k
+from finetune.tasks.nl_regex import NlRegex
+from finetune.tasks.open_qa import OpenQa
+from finetune.tasks.sentiment import Sentiment
+from finetune.tasks.task import Example, Task, Verdict
+from finetune.tasks.text_to_sql import TextToSql
+from pretrain.errors import DiptychError
+
+TaskConfig = Annotated[
+    NlRegex | TextToSql | Gsm8k | Sentiment | OpenQa | ExactMatch,
+    Field(discriminator="task"),
+]
+"""The settings of any task, for a section of a config."""
+
+TASKS: Final[dict[str, type[Task]]] = {
+    "nl_regex": NlRegex,
+    "text_to_sql": TextToSql,
+    "gsm8k": Gsm8k,
+    "sentiment": Sentiment,
+    "open_qa": OpenQa,
+    "exact_match": ExactMatch,
+}
+
+__all__ = ["TASKS", "Example", "Task", "TaskConfig", "Verdict", "make_task"]
+
+
+def make_task(name: str, **settings: Any) -> Task:
+    """A task by its name.
+
+    Raises:
+        DiptychError: There is none of that name, or a setting is unknown or wrong.
+    """
+    if name not in TASKS:
+        raise DiptychError(f"task: no task {name!r}; {_nearest(name, list(TASKS))}")
+    try:
+        return TASKS[name](task=name, **settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+    key = ".".join(["task", *(str(part) for part in problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        known = [field for field in TASKS[name].model_fields if field != "task"]
+        raise DiptychError(f"{key}: {name} has no such setting; {_nearest(str(problem['loc'][-1]), known)}")
+    raise DiptychError(f"{key}: {problem['msg'].removeprefix('Value error, ')} (given {problem['input']!r})")
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

@@ -1,0 +1,166 @@
+"""Fine-tuning: the run of pre-training with a prompt around each pair, and a choice of checkpoint by validation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, cast
+
+from finetune.config import FinetuneConfig
+from finetune.generate import generate
+from finetune.prompts import Frame, make_frame
+from finetune.tasks import Example
+from pretrain.branches import Branches
+from pretrain.corpus import Corpus
+from pretrain.distributed import Ranks
+from pretrain.errors import DiptychError
+from pretrain.model import plain_attention
+from pretrain.prepare import roomiest_branches
+from pretrain.tokenizer import Tokenizer, load
+from pretrain.trainer import Run, train
+
+_FRAME_TOKENS = 32
+"""Room for the separator where the tokenizer is yet to be trained."""
+
+
+def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
+    """Runs a fine-tuning config to its end. Collective.
+
+    Returns:
+        The Hugging Face folder of the model that did best on the validation split.
+    """
+    if not config.data.train:
+        raise DiptychError("data.train: names no file to train on")
+    return train(with_room(config), ranks, FinetuneRun)
+
+
+def with_room(config: FinetuneConfig) -> FinetuneConfig:
+    """The config with ``data.max_view_tokens`` set, so that every example fits a row with its prompt around it."""
+    if config.data.max_view_tokens is not None:
+        return config
+    if config.tokenizer.path is not None:
+        frame = _frame(config, load(config.tokenizer.path, config.tokenizer))
+        lead, join = frame.lead[1:], frame.join
+    else:
+        lead, join = (), (0,) * _FRAME_TOKENS
+    longest = replace(roomiest_branches(config), lead=lead, join=join).longest_view(config.packing.row_length)
+    if longest < 1:
+        raise DiptychError(
+            f"packing.row_length: {config.packing.row_length} tokens do not hold the prompt's {len(lead) + len(join)} "
+            "tokens and an example; raise it"
+        )
+    return config.model_copy(update={"data": config.data.model_copy(update={"max_view_tokens": longest})})
+
+
+def _frame(config: FinetuneConfig, tokenizer: Tokenizer) -> Frame:
+    return make_frame(tokenizer, config.task.style, config.task.task())
+
+
+class FinetuneRun(Run):
+    """A run whose pairs are prompts and answers."""
+
+    def __init__(self, config: FinetuneConfig, corpus: Corpus, ranks: Ranks) -> None:
+        self.task = config.task.task()
+        super().__init__(config, corpus, ranks)
+        self._found: dict[str, Example] = {}
+        self.best: float | None = None
+        self.since_best = 0
+
+    @property
+    def settings(self) -> FinetuneConfig:
+        """The config with what fine-tuning adds."""
+        return cast(FinetuneConfig, self.config)
+
+    def make_branches(self) -> Branches:
+        """The layout of a prompt and its answer."""
+        plain = super().make_branches()
+        self.frame = _frame(self.settings, self.tokenizer)
+        return replace(plain, eos=self.frame.stop[0], lead=self.frame.lead[1:], join=self.frame.join)
+
+    def resume_or_start(self) -> int:
+        """As in pre-training; a run that had stopped early goes on with its end."""
+        first = super().resume_or_start()
+        return self.num_steps if self.enough else first
+
+    def evaluate(self, done: int) -> None:
+        """Held-out metrics, answers to validation examples, and whether this is the best checkpoint. Collective."""
+        super().evaluate(done)
+        stopping = self.settings.stopping
+        scores = self._answer() if self.settings.evaluation.answers else {}
+        if scores:
+            self.evaluated |= scores
+            self.ranks.agree(lambda: self.monitor.log(done, scores))
+        if stopping.metric not in self.evaluated:
+            known = ", ".join(name for name in self.evaluated if "/" in name)
+            raise DiptychError(f"stopping.metric: no metric {stopping.metric!r}; known: {known}")
+        value = self.evaluated[stopping.metric]
+        if not done:
+            return
+        if self.best is None or (value < self.best if stopping.lower_is_better else value > self.best):
+            self.best, self.since_best = value, 0
+            self.checkpoints.worth_keeping = done
+        else:
+            self.since_best += 1
+            self.enough = bool(stopping.patience) and self.since_best >= stopping.patience
+            if self.enough:
+                self.monitor.say(
+                    f"stopped early: {self.since_best} evaluations without a better {stopping.metric} than "
+                    f"{self.best:.4f} of step {self.checkpoints.worth_keeping}"
+                )
+
+    def facts(self) -> dict[str, object]:
+        """What a checkpoint stores besides."""
+        chosen = {"best": self.best, "since_best": self.since_best, "step": self.checkpoints.worth_keeping}
+        return super().facts() | {"choice": chosen | {"enough": self.enough}}
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        """Takes up the choice of checkpoint."""
+        choice = facts.get("choice", {})
+        self.best, self.since_best = choice.get("best"), choice.get("since_best", 0)
+        self.checkpoints.worth_keeping = choice.get("step")
+        self.enough = bool(choice.get("enough"))
+
+    def _answer(self) -> dict[str, float]:
+        """Mean scores of greedy answers to validation examples. Collective."""
+        split, config = self.corpus.heldout, self.settings.evaluation
+        count = min(config.answers, len(split))
+        chosen = [number * len(split) // count for number in range(count)]
+        prompts = [self.frame.prompt(list(split.views(number)[0].tokens)) for number in chosen]
+        examples = self._examples([split.place(number) for number in chosen])
+        lm = self.engine.module.lm
+        attention = lm.config._attn_implementation
+        self.engine.eval()
+        lm.set_attn_implementation(plain_attention(lm))
+        # Under ZeRO-3 every forward pass is a collective: all ranks answer the same prompts.
+        shared = None if self.config.deepspeed.zero_stage == 3 else self.ranks
+        answers = generate(
+            lm,
+            prompts,
+            stop=self.frame.stop,
+            pad=self.tokenizer.pad,
+            max_new_tokens=self.task.max_new_tokens,
+            batch_size=config.batch_size,
+            ranks=shared,
+        )
+        lm.set_attn_implementation(attention)
+        self.engine.train()
+        verdicts = [
+            self.task.judge(example, self.tokenizer.decode(answer.ids))
+            for example, answer in zip(examples, answers, strict=True)
+        ]
+        names = dict.fromkeys(name for verdict in verdicts for name in verdict.scores)
+        decided = {
+            name: [score for verdict in verdicts if (score := verdict.scores[name]) is not None] for name in names
+        }
+        return {f"task/{name}": fmean(scores) for name, scores in decided.items() if scores}
+
+    def _examples(self, places: Sequence[str]) -> list[Example]:
+        """The examples at some places, ``file:line``, of the validation split."""
+        if not self._found:
+            data, wanted = self.settings.data, set(places)
+            for file in data.validation or data.train:
+                for example in self.task.examples(file):
+                    place = f"{file}:{example.id.rpartition(':')[2]}"
+                    if place in wanted:
+                        self._found[place] = example
+        return [self._found[place] for place in places]

@@ -1,0 +1,24 @@
+# The shell side of every stage's start file, which sources this one: the shell takes what comes before the config for
+# options of the deepspeed launcher, and hands the start file itself to it.
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+PATH="$here/../.venv/bin:$PATH"
+export PATH
+launcher_options=
+seen=no
+for argument; do
+    shift
+    case $seen,$argument in
+    no,--help | no,-h | no,--dry-run | no,*.yaml | no,*.yml) seen=yes ;;
+    no,-*) ;;
+    no,*=*) seen=yes ;;
+    esac
+    if [ $seen = no ]; then
+        launcher_options="$launcher_options $argument"
+    else
+        set -- "$@" "$argument"
+    fi
+done
+case "${1-}" in --help | -h) exec python "$here/$(basename -- "$0")" "$@" ;; esac
+command -v deepspeed >/dev/null || { echo "error: no deepspeed on the PATH; run make setup" >&2; exit 1; }
+# shellcheck disable=SC2086 # launcher options are words without spaces
+exec deepspeed $launcher_options "$here/$(basename -- "$0")" "$@"

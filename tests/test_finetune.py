@@ -1,0 +1,147 @@
+"""Fine-tuning: the engine of pre-training with a prompt around each pair; the checkpoint is chosen by validation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import run_ranks
+from safetensors.torch import load_file
+
+from finetune.config import FinetuneConfig
+from finetune.training import with_room
+from pretrain.branches import Branches
+from pretrain.config_file import load_config
+from pretrain.errors import DiptychError
+
+ANIMALS = ("cat", "dog", "heron", "fox", "owl", "bee", "ant")
+TIMEOUT = 240
+
+
+def write_task(path: Path, count: int, start: int = 0) -> Path:
+    """Rows whose answer is the animal of the text, said twice."""
+    rows = []
+    for number in range(start, start + count):
+        animal = ANIMALS[number * 5 % 7]
+        rows.append({"text": f"number {number} is a {animal} here", "code": f"{animal} {animal}"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finetune")
+    write_task(folder / "train.jsonl", 160)
+    write_task(folder / "validation.jsonl", 20, start=1000)
+    (folder / "task.yaml").write_text(
+        f"data: {{train: {folder}/train.jsonl, validation: {folder}/validation.jsonl, folder: {folder}/data}}"
+        """
+task: {name: exact_match, settings: {max_new_tokens: 6}}
+tokenizer: {vocab_size: 330}
+model:
+  type: llama
+  fields: {hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2}
+packing: {row_length: 128}
+objective: {lambda: 0.5, distance: infonce}
+train: {steps: 12, rows_per_step: 4, micro_batch_rows: 2}
+optimizer: {lr: 3.0e-3, warmup_steps: 2}
+evaluation: {every: 4, answers: 6, prompts: 0}
+checkpoint: {every: 100, keep_last: 1}
+stopping: {metric: task/exact}
+logging: {tensorboard: false, every: 4}
+"""
+    )
+    return folder
+
+
+def start(folder: Path, name: str, *overrides: str, ranks: int = 1, check: bool = True) -> tuple[int, str]:
+    """Exit code and output of a run in FOLDER/NAME."""
+    arguments = [folder / "task.yaml", f"run.folder={folder / name}", *overrides]
+    result = run_ranks("-m finetune", ranks, *arguments, timeout=TIMEOUT, check=check)[0]
+    return result.exit_code, result.output
+
+
+def metrics(run: Path) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        found.setdefault(row["step"], {}).update(row)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Path:
+    start(folder, "first", "stopping.metric=eval/lm_loss", "train.steps=24", ranks=2)
+    return folder / "first"
+
+
+def test_the_best_checkpoint_is_exported_and_kept(trained: Path) -> None:
+    losses = {step: row["eval/lm_loss"] for step, row in metrics(trained).items() if "eval/lm_loss" in row and step}
+    best = min(losses, key=lambda step: losses[step])
+    kept = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    assert f"step_{best:08d}" in kept and "step_00000024" in kept and len(kept) <= 2
+    exported = load_file(trained / "export" / "model.safetensors")
+    stored: dict[str, torch.Tensor] = {}
+    for file in (trained / "checkpoints" / f"step_{best:08d}").glob("state-*.safetensors"):
+        stored |= load_file(file)
+    assert all(torch.equal(stored[f"{name}/weight"], tensor) for name, tensor in exported.items())
+    assert losses[24] < losses[4] < metrics(trained)[0]["eval/lm_loss"]
+    assert all("task/exact" in metrics(trained)[step] for step in (0, *losses))
+
+
+def test_training_goes_on_from_an_existing_model(folder: Path, trained: Path) -> None:
+    """The first evaluation is that of the model as it was; the answers' scores decide and stop the run."""
+    best = min(row["eval/lm_loss"] for step, row in metrics(trained).items() if "eval/lm_loss" in row and step)
+    overrides = [f"model={{path: {trained}/export}}", "tokenizer={}", "optimizer.lr=1.0e-12", "train.steps=20"]
+    _, output = start(folder, "second", *overrides, "stopping.patience=1")
+    found = metrics(folder / "second")
+    assert found[0]["eval/lm_loss"] == pytest.approx(best, rel=1e-5)
+    assert "stopped early: 1 evaluations without a better task/exact" in output
+    assert max(found) == 8  # the first evaluation is the best so far, the second no better
+    assert not (folder / "second" / "checkpoints" / "step_00000020").exists()
+    _, output = start(folder, "second", *overrides, "stopping.patience=1")  # a finished run stays as it is
+    assert max(metrics(folder / "second")) == 8 and "second/export" in output
+
+
+def test_a_larger_vocabulary_keeps_the_old_rows(folder: Path, trained: Path) -> None:
+    """More [PRED] tokens than the model's tokenizer has: they are added, the embedding grows, nothing else changes."""
+    overrides = [f"model={{path: {trained}/export}}", "tokenizer={predictor_tokens: 7}"]
+    overrides += ["optimizer.lr=1.0e-12", "evaluation.answers=0", "stopping.metric=eval/lm_loss"]
+    start(folder, "third", *overrides, "objective.predictors=6", "train.steps=1")
+    old = load_file(trained / "export" / "model.safetensors")["model.embed_tokens.weight"]
+    new = load_file(folder / "third" / "export" / "model.safetensors")["model.embed_tokens.weight"]
+    assert len(new) == len(old) + 3
+    torch.testing.assert_close(new[: len(old)], old, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task.name=nl_regx"], "did you mean nl_regex?"),
+        (["task.settings={max_tokens: 3}"], "exact_match has no such setting"),
+        (["data.train=nowhere.jsonl"], "nowhere.jsonl"),
+        (["model={path: /nowhere}"], "/nowhere"),
+        (["model.path=x"], "give path, or type and fields"),
+        (["packing.layout=independent"], "packing.layout"),
+        (["stoping.patience=3"], "stoping: unknown key; did you mean stopping?"),
+        (["task.style=chat"], "style"),
+    ],
+)
+def test_wrong_settings_stop_with_one_clear_line(folder: Path, overrides: list[str], message: str) -> None:
+    code, output = start(folder, "wrong", *overrides, check=False)
+    assert code == 1 and message in output and "Traceback" not in output, output
+    assert not (folder / "wrong").exists()
+
+
+def test_every_example_fits_a_row_with_its_prompt(folder: Path) -> None:
+    path = folder / "task.yaml"
+    config = with_room(
+        load_config(path, [f"data.train={folder}/train.jsonl", "objective.predictors=2"], FinetuneConfig)
+    )
+    longest = config.data.max_view_tokens
+    assert longest is not None
+    framed = Branches("conditional", 0, 0, (0,) * 4, "forward", (), (0,) * 32)
+    assert framed.longest_view(128) == longest
+    with pytest.raises(DiptychError, match=r"packing\.row_length: 16 tokens do not hold the prompt's"):
+        with_room(load_config(path, ["packing.row_length=16"], FinetuneConfig))
