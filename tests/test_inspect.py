@@ -172,9 +172,10 @@ def test_of_many_records_an_even_draw_of_blocks_is_measured(corpus: Path, monkey
     monkeypatch.setattr(facts_module, "BLOCK", 5)
     monkeypatch.setattr(facts_module, "MEASURED", 20)
     facts = facts_of(corpus)
-    assert facts.measured == (20, facts.splits["train"].records)
+    measured, of = facts.measured
+    assert 15 < measured <= 20 and of == facts.splits["train"].records  # four blocks, of which some may be short
     text = terminal.render(facts, 100, colour=False)
-    assert f"of 20 of {facts.splits['train'].records} training records, an even draw of blocks" in text
+    assert f"of {measured} of {facts.splits['train'].records} training records, an even draw of blocks" in text
 
 
 def test_records_are_drawn_evenly_and_always_the_same(corpus: Path) -> None:

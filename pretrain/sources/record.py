@@ -1,7 +1,7 @@
 """The record, and the interface of every source: parts that are read independently, and what reading one gives."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -70,7 +70,7 @@ class Part:
     start: int = 0
     stop: int | None = None
     first_line: int = 1
-    state: tuple[int, int] | None = None
+    state: tuple[int, int] | None = field(default=None, compare=False)
 
     def watched(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """Local files that must not change while the part is read, and their states."""
