@@ -24,7 +24,9 @@ class MadeSplit:
             inside = slice(first, first + count)
             used = np.arange(wordings) < self.num_wordings[inside, None]
             tokens = int((self.lengths[inside] * used).sum())
-            spans.append(SourceSpan(name, first, count, tokens, int(used.sum()), f"{name}.jsonl", (f"{name}.jsonl",)))
+            spans.append(
+                SourceSpan(name, first, count, 2 * tokens / int(used.sum()), f"{name}.jsonl", (f"{name}.jsonl",))
+            )
             first += count
         self.sources = tuple(spans)
 

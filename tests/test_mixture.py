@@ -15,7 +15,7 @@ from pretrain.mixture import MixtureStage, resolve
 
 def span(name: str, count: int, mean: int = 10) -> SourceSpan:
     """A source of so many records of two views of mean / 2 tokens."""
-    return SourceSpan(name, 0, count, mean * count, 2 * count, f"{name}.jsonl", ())
+    return SourceSpan(name, 0, count, mean, f"{name}.jsonl", ())
 
 
 CAPTIONS, QUORA, REGEX = span("captions", 1000, 20), span("quora", 500, 10), span("regex", 300, 30)
