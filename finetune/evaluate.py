@@ -35,6 +35,7 @@ from finetune.generate import (
 from finetune.generations import Generations, Record, write
 from finetune.loading import LoadedModel, find_base, find_model, fingerprint, load_model
 from finetune.prompts import Frame, make_frame
+from finetune.recipe import read_recipe
 from finetune.report import report, table
 from finetune.tasks import TASKS, Example, Task, make_task
 from pretrain.command import exit_rank, run_command
@@ -298,11 +299,11 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("model", metavar="MODEL")
-    add("--task", required=True, help=f"one of {', '.join(TASKS)}")
+    add("--task", help=f"one of {', '.join(TASKS)}; default: what the model was fine-tuned for")
     add("--data", required=True, metavar="FILE", help="the examples, JSON Lines")
     add("--train", nargs="+", default=[], metavar="FILE", help="what the model was trained on: leaks are counted")
     add("--out", type=Path, metavar="DIR", help="default: MODEL/evaluation/TASK-DATA")
-    add("--style", choices=("plain", "chat"), default="plain", help="prompt: text and separator, or chat template")
+    add("--style", choices=("plain", "chat"), help="prompt; default: that of the fine-tuning, else plain")
     add("--long-prompts", choices=("error", "cut"), default="error", help="what to do with more than the context")
     add("--limit", type=_positive, metavar="N", help="only the first N examples")
     add("--batch-size", type=_positive, default=32, metavar="N", help="prompts computed at once (32)")
@@ -323,7 +324,21 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
             arguments.settings[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise DiptychError(f"task.{key}: {value!r} is no valid YAML value") from None
+    _follow_recipe(arguments)
     return arguments
+
+
+def _follow_recipe(arguments: argparse.Namespace) -> None:
+    """Fills in what was not asked for by how the model was fine-tuned."""
+    recipe = read_recipe(Path(arguments.model).expanduser())
+    if arguments.task is None:
+        if recipe is None:
+            raise DiptychError(f"--task: {arguments.model} does not say what it was fine-tuned for; name the task")
+        arguments.task = recipe.task
+    if recipe is not None and recipe.task == arguments.task:
+        arguments.settings = recipe.settings | arguments.settings
+        arguments.style = arguments.style or recipe.style
+    arguments.style = arguments.style or "plain"
 
 
 def _positive(text: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from finetune.config import FinetuneConfig
 from finetune.generate import generate
 from finetune.prompts import Frame, make_frame
+from finetune.recipe import Recipe
 from finetune.tasks import Example
 from pretrain.branches import Branches
 from pretrain.corpus import Corpus
@@ -107,6 +108,13 @@ class FinetuneRun(Run):
                     f"stopped early: {self.since_best} evaluations without a better {stopping.metric} than "
                     f"{self.best:.4f} of step {self.checkpoints.worth_keeping}"
                 )
+
+    def finish(self) -> Path:
+        """Exports the chosen checkpoint, with what it was trained for beside it. Collective."""
+        out, task = super().finish(), self.settings.task
+        recipe = Recipe(task.name, task.settings, task.style)
+        self.ranks.agree(lambda: recipe.write(out) if self.ranks.is_main else None)
+        return out
 
     def facts(self) -> dict[str, object]:
         """What a checkpoint stores besides."""

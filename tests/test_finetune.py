@@ -10,6 +10,7 @@ from ranks import run_ranks
 from safetensors.torch import load_file
 
 from finetune.config import FinetuneConfig
+from finetune.evaluate import read_arguments
 from finetune.training import with_room
 from pretrain.branches import Branches
 from pretrain.config_file import load_config
@@ -88,6 +89,19 @@ def test_the_best_checkpoint_is_exported_and_kept(trained: Path) -> None:
     assert all(torch.equal(stored[f"{name}/weight"], tensor) for name, tensor in exported.items())
     assert losses[24] < losses[4] < metrics(trained)[0]["eval/lm_loss"]
     assert all("task/exact" in metrics(trained)[step] for step in (0, *losses))
+
+
+def test_evaluation_asks_as_training_did(folder: Path, trained: Path) -> None:
+    found = read_arguments([f"{trained}/export", "--data", "x.jsonl", "task.max_new_tokens=9"])
+    assert (found.task, found.style, found.settings) == ("exact_match", "plain", {"max_new_tokens": 9})
+    with pytest.raises(DiptychError, match=r"--task: .* does not say what it was fine-tuned for; name the task"):
+        read_arguments([str(folder), "--data", "x.jsonl"])
+    data = str(folder / "validation.jsonl")
+    arguments = [trained / "export", "--data", data, "--train", folder / "train.jsonl", "--out", folder / "answers"]
+    run_ranks("-m finetune.evaluate", 1, *arguments, timeout=TIMEOUT)
+    result = json.loads((folder / "answers" / "evaluation.json").read_text())
+    lines = (folder / "answers" / "generations.jsonl").read_text().splitlines()
+    assert len(lines) == 20 and "exact" in json.dumps(result)
 
 
 def test_training_goes_on_from_an_existing_model(folder: Path, trained: Path) -> None:

@@ -1,0 +1,45 @@
+"""What a model was fine-tuned for, beside its weights: evaluation prompts it in the same way."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.prompts import Style
+from pretrain.errors import DiptychError
+
+_FILE = "finetune.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model was asked while it was trained.
+
+    Attributes:
+        task: Name of the task.
+        settings: The task's settings that were not the default.
+        style: Of the prompts.
+    """
+
+    task: str
+    settings: dict[str, Any]
+    style: Style
+
+    def write(self, folder: Path) -> None:
+        """Stores the recipe in a model folder."""
+        (folder / _FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def read_recipe(folder: Path) -> Recipe | None:
+    """The recipe of a model folder, None if it has none.
+
+    Raises:
+        DiptychError: It is damaged.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        return None
+    try:
+        return Recipe(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DiptychError(f"{path}: cannot be read ({error}); remove it and name --task and --style") from None
