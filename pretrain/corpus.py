@@ -28,7 +28,7 @@ from pretrain.errors import DiptychError
 BLOCK = 8192
 """Records per Arrow record batch."""
 
-FORMAT = 3
+FORMAT = 4
 """Of manifest and shards; changes whenever the same inputs give other files."""
 
 SCHEMA = pa.schema(
@@ -296,18 +296,12 @@ def split_entries(manifest: Mapping[str, Any], split: str) -> list[dict[str, Any
             "name": source["name"],
             "where": source["where"],
             "files": source["files"],
-            "mean_tokens": _mean_tokens(source[split]),
+            "mean_tokens": source[split]["pair_tokens"] / source[split]["records"],
             "shards": source[split]["shards"],
         }
         for source in manifest["sources"]
         if source[split]["records"]
     ]
-
-
-def _mean_tokens(counts: Mapping[str, int]) -> float:
-    """View tokens of a pair on average; of two wordings where both views are one."""
-    first = counts["first_tokens"] / counts["first_wordings"]
-    return first + (counts["second_tokens"] / counts["second_wordings"] if counts["second_wordings"] else first)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -14,8 +14,9 @@ import json
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -48,6 +49,8 @@ from pretrain.sources.record import Part, Source
 from pretrain.tokenizer import Tokenizer, load
 from pretrain.tokenizer_training import train
 
+_ABANDONED_SECONDS = 24 * 3600
+
 
 def prepare(config: Config, *, quiet: bool = False) -> Path:
     """Prepares the corpus of a config unless it is there already.
@@ -63,13 +66,9 @@ def prepare(config: Config, *, quiet: bool = False) -> Path:
         DiptychError: Bad input, with its place.
     """
     preparation = _Preparation(config, quiet)
-    folder = preparation.folder
-    if (manifest := read_manifest(folder)) is not None:
-        check_files(folder, manifest)
-        preparation.check_bad_rows(manifest["rows"], manifest["bad_rows"])
-        return folder
     try:
-        preparation.run()
+        if not preparation.is_done():
+            preparation.run()
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free space or choose another" if full else "choose a folder that can be written to"
@@ -77,7 +76,7 @@ def prepare(config: Config, *, quiet: bool = False) -> Path:
         raise DiptychError(
             f"data.folder {config.data.folder}: cannot write ({error.strerror or error}){place}; {remedy}"
         ) from None
-    return folder
+    return preparation.folder
 
 
 def longest_view(config: Config) -> int:
@@ -171,9 +170,14 @@ class _Preparation:
         """All stages; a second process that prepares the same corpus waits here, and then finds it."""
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / f"{self.folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if read_manifest(self.folder) is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):  # a file system without locks
+                    raise
+            if self.is_done():
                 return
+            self._remove_scratch_files()
             scratch = self.work / f"{self.folder.name}.scratch"
             shutil.rmtree(scratch, ignore_errors=True)  # of a preparation that was killed
             scratch.mkdir()
@@ -181,6 +185,22 @@ class _Preparation:
                 self._run(scratch)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+    def is_done(self) -> bool:
+        """Whether the corpus is there; refuses one that is damaged, or holds more bad rows than the config allows."""
+        manifest = read_manifest(self.folder)
+        if manifest is None:
+            return False
+        check_files(self.folder, manifest)
+        self.check_bad_rows(manifest["rows"], manifest["bad_rows"])
+        return True
+
+    def _remove_scratch_files(self) -> None:
+        """Those of preparations that were killed, if nobody can be writing them any more."""
+        for path in (*self.work.glob("read/.*"), *self.work.glob("examined/.*")):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
 
     def _run(self, scratch: Path) -> None:
         data, workers = self.config.data, self.workers
@@ -202,9 +222,9 @@ class _Preparation:
         bad_rows = [*bad_rows, *judgement.id_rows][:LISTED]
         self.check_bad_rows(rows, bad_rows)
         self._check_counts(judgement)
-        tokenizer = self.tokenizer or self._train_tokenizer(parts, judgement)
+        tokenizer = self.tokenizer or self._train_tokenizer(parts, judgement, scratch)
         partial = self.folder.with_name(f"{self.folder.name}.partial")
-        tokenizer.save(partial / "tokenizer")
+        _save(partial / "tokenizer", tokenizer.save)
         shards = self._encode(parts, judgement, tokenizer, partial, scratch)
         manifest = self._manifest(parts, judgement, tokenizer, shards, tests, partial)
         manifest |= {"rows": rows, "bad_rows": bad_rows}
@@ -251,18 +271,15 @@ class _Preparation:
                 "or more; raise it or name data.heldout_sources"
             )
 
-    def _train_tokenizer(self, parts: Sequence[Sequence[ReadPart]], judgement: Judgement) -> Tokenizer:
+    def _train_tokenizer(self, parts: Sequence[Sequence[ReadPart]], judgement: Judgement, scratch: Path) -> Tokenizer:
         """Trains it on training records only, unless that was done before."""
         inputs = {key: value for key, value in self.inputs.items() if key != "max_view_tokens"}
         folder = self.work / "tokenizers" / _hash(inputs)
         if not folder.is_dir():
             tokenizer = train(self._training_texts(parts, judgement), self.config.tokenizer)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                made = Path(scratch) / folder.name
-                tokenizer.save(made)
-                if not folder.is_dir():
-                    os.replace(made, folder)
+            _save(scratch / "tokenizer", tokenizer.save)
+            os.replace(scratch / "tokenizer", folder)
         try:
             return load(folder, self.config.tokenizer)
         except DiptychError:
@@ -303,8 +320,8 @@ class _Preparation:
         encoding = Encoding(
             scratch / "encoder.json", scratch / "decoder.json", self.config.data.views, self.max_view_tokens
         )
-        tokenizer.encoder.save(str(encoding.encoder))
-        tokenizer.hf.backend_tokenizer.save(str(encoding.decoder))
+        _save(encoding.encoder, lambda path: tokenizer.encoder.save(str(path)))
+        _save(encoding.decoder, lambda path: tokenizer.hf.backend_tokenizer.save(str(path)))
         return {
             split: [
                 encode(own, judged, split, encoding, folder / split / title, self.workers, title)
@@ -381,6 +398,16 @@ def _summary(shards: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
     return {key: sum(shard[key] for shard in shards) for key in COUNTS} | {
         "shards": [{"file": str(shard["path"].relative_to(folder)), "records": shard["records"]} for shard in shards]
     }
+
+
+def _save(path: Path, save: Callable[[Path], None]) -> None:
+    """Lets the tokenizers library write; it reports a full disk by a plain exception."""
+    try:
+        save(path)
+    except (DiptychError, OSError):
+        raise
+    except Exception as error:
+        raise OSError(errno.ENOSPC, " ".join(str(error).split()), str(path)) from error
 
 
 def _write_text(path: Path, text: str) -> None:

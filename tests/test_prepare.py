@@ -210,8 +210,7 @@ def test_held_out_sources_are_taken_whole(tmp_path: Path, source: Path) -> None:
     assert (len(corpus.train), len(corpus.heldout)) == (119, 8)
     assert corpus.heldout.place(3) == f"{test}:4"
     assert corpus.train.place(0) == f"{source}:2"
-    (repeated,) = corpus.manifest["duplicates"]
-    assert repeated == {"of": "test", "in": corpus.train.sources[0].name, "reason": "duplicate", "records": 1}
+    assert source_of(corpus, corpus.train.sources[0].name)["dropped"] == {"held_out_elsewhere": 1}
 
 
 def test_tokens_are_those_of_the_tokenizer(tmp_path: Path, source: Path) -> None:
@@ -237,6 +236,7 @@ def test_the_manifest_counts_what_is_there(tmp_path: Path, source: Path) -> None
         drawn = pairs_of(split)
         assert counts == {
             "records": len(split),
+            "pair_tokens": drawn.lengths.sum(),
             "first_wordings": len(split),
             "second_wordings": len(split),
             "first_tokens": drawn.lengths[:, 0].sum(),
@@ -299,6 +299,18 @@ def test_several_wordings_are_drawn_from(tmp_path: Path) -> None:
     assert len(seen) == 20  # every ordered pair of different captions
 
 
+def test_mean_tokens_are_those_of_drawn_pairs(tmp_path: Path) -> None:
+    rows = [{"en": ["a long text of many words"] if n % 2 else ["short"] * 1 + [f"s {n}"] * (n % 5), "de": f"x {n}"}
+            for n in range(200)]  # fmt: skip
+    source = tmp_path / "uneven.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = ["data.sources.0.fields={en: en, de: de}", "data.views=[en, de]"]
+    split = read_corpus(prepare(config_for(tmp_path / "data", source, *overrides), quiet=True)).train
+    keys = np.random.default_rng(0).integers(0, 2**63, (200, len(split)), dtype=np.uint64)
+    drawn = np.mean([split.pairs(np.arange(len(split)), key).lengths.sum(axis=1).mean() for key in keys])
+    assert split.sources[0].mean_tokens == pytest.approx(drawn, rel=0.01)
+
+
 def test_each_view_may_have_wordings_of_its_own(tmp_path: Path) -> None:
     rows = [{"en": [f"house {n}", f"home {n}"], "de": [f"Haus {n}", f"Heim {n}", f"Gebäude {n}"]} for n in range(60)]
     source = tmp_path / "two.jsonl"
@@ -344,7 +356,7 @@ def test_filters_drop_and_count(tmp_path: Path) -> None:
 
 
 def test_texts_are_normalised_as_asked(tmp_path: Path) -> None:
-    pairs = [*sentences(60), ("cafe\u0301 \ufb01ne", "a\x00b  c")]
+    pairs = [*sentences(60), ("cafe\u0301 \ufb01ne", "a\x00b  c\r\nd\x0ce")]
     source = write_pairs(tmp_path / "pairs.jsonl", pairs)
 
     def last(*overrides: str) -> tuple[str, str]:
@@ -355,8 +367,8 @@ def test_texts_are_normalised_as_asked(tmp_path: Path) -> None:
         ]
         return pair
 
-    assert last() == ("café \ufb01ne", "ab  c")
-    assert last("data.cleaning.unicode=NFKC", "data.cleaning.spaces=collapse") == ("café fine", "ab c")
+    assert last() == ("café \ufb01ne", "ab  c\nd e")
+    assert last("data.cleaning.unicode=NFKC", "data.cleaning.spaces=collapse") == ("café fine", "ab c d e")
     assert last("data.cleaning.unicode=none", "data.cleaning.controls=keep") == pairs[-1]
 
 
@@ -602,11 +614,15 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, source:
         preparation.run()
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
 @pytest.mark.parametrize("pattern", ["read/*.json", "read/*.arrow", "examined/*.npz"])
-def test_a_damaged_file_of_a_stage_is_made_again(tmp_path: Path, source: Path, pattern: str) -> None:
+def test_a_damaged_file_of_a_stage_is_made_again(tmp_path: Path, source: Path, pattern: str, damage: str) -> None:
     before = contents(prepare(config_for(tmp_path / "data", source), quiet=True))
     for path in (tmp_path / "data" / "work").glob(pattern):
-        path.write_bytes(path.read_bytes()[:-20])
+        content = path.read_bytes()
+        half = len(content) // 2
+        other = bytes(255 - byte for byte in content[half : half + 30])
+        path.write_bytes(content[:-20] if damage == "cut" else content[:half] + other + content[half + 30 :])
     shutil.rmtree(next(path for path in (tmp_path / "data").iterdir() if path.name != "work"))
     assert contents(prepare(config_for(tmp_path / "data", source), quiet=True)) == before
 

@@ -7,7 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2060\ufeff]")
+_LINES = re.compile("\r\n?|\x85")
+_SPACES = re.compile("[\x0b\x0c\x1c-\x1f]")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u2060\ufeff]")
 
 
 class CleaningConfig(BaseModel):
@@ -19,7 +21,9 @@ class CleaningConfig(BaseModel):
         "NFC", description="Unicode normalisation of all texts; none: texts are kept byte for byte."
     )
     controls: Literal["strip", "keep"] = Field(
-        "strip", description="strip: control characters (not tab and newline) and zero-width spaces are removed."
+        "strip",
+        description="strip: control characters (not tab and newline) and zero-width spaces go; other line ends become "
+        "newlines.",
     )
     spaces: Literal["keep", "collapse"] = Field(
         "keep", description="collapse: runs of white space become one space (not for code)."
@@ -48,7 +52,7 @@ class CleaningConfig(BaseModel):
 def clean_text(text: str, config: CleaningConfig) -> str:
     """The text as it will be tokenised."""
     if config.controls == "strip":
-        text = _CONTROLS.sub("", text)
+        text = _CONTROLS.sub("", _SPACES.sub(" ", _LINES.sub("\n", text)))
     if config.unicode != "none" and not text.isascii():
         text = unicodedata.normalize(config.unicode, text)
     return " ".join(text.split()) if config.spaces == "collapse" else text

@@ -3,7 +3,6 @@
 What takes all records, duplicates above all, follows from the keys that stage 2 left on disk.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -115,7 +114,10 @@ class Judge:
         self.count = sum(sizes)
         self.path = scratch / "verdicts"
         with self.path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, self.count))  # a full disk is an error here, not a signal later
+            for start in range(
+                0, max(1, self.count), _STRIDE
+            ):  # written out: a full disk is an error here, not a signal
+                file.write(bytes(min(_STRIDE, max(1, self.count) - start)))
         self.verdicts = np.memmap(self.path, np.uint8, "r+", shape=max(1, self.count))
         self.repeated_ids, self.id_rows = 0, list[str]()
         self.repeated: Counter[tuple[int, int, str]] = Counter()
@@ -135,12 +137,12 @@ class Judge:
             verdicts = file["verdicts"]
             self.verdicts[first : first + len(verdicts)] = verdicts
         self._check_ids(skip)
+        self._keep_groups_apart()
         if self.rules.deduplication.exact:
             self._drop("duplicate", lambda file: file["exact"])
         if self.rules.deduplication.near:
             for band in range(self.rules.deduplication.bands):
                 self._drop("near_duplicate", lambda file, band=band: file["bands"][:, band])  # type: ignore[misc]
-        self._keep_groups_apart()
         self._hold_out()
         self.verdicts.flush()
         judged = [Judged(self.path, int(self.first[source]), size) for source, size in enumerate(self.sizes)]

@@ -21,9 +21,10 @@ from pretrain.errors import DiptychError
 from pretrain.preparation.cleaning import CleaningConfig, clean_text
 from pretrain.preparation.workers import Workers, advance, write_whole
 from pretrain.sources.files import Files
+from pretrain.sources.opening import reading
 from pretrain.sources.record import BadRow, Part, Record, Source
 
-FORMAT = 2
+FORMAT = 3
 """Changes whenever the same part gives another file."""
 
 LISTED = 100
@@ -116,7 +117,7 @@ def _read(task: _Task) -> list[ReadPart]:
         _check_unchanged(task.part)
         read = _write(task)
         _check_unchanged(task.part)
-        facts = [asdict(part) | {"path": part.path.name, "size": part.path.stat().st_size} for part in read]
+        facts = [asdict(part) | {"path": part.path.name, "sha256": _digest(part.path)} for part in read]
         write_whole(summary, lambda scratch: _write_text(scratch, json.dumps(facts)))
     if not task.skip and (bad := [row for part in read for row in part.bad_rows]):
         raise refusal(bad[0])
@@ -126,9 +127,10 @@ def _read(task: _Task) -> list[ReadPart]:
 
 def _check_unchanged(part: Part) -> None:
     """A file that changes between its hashing and here would be known by the wrong hash ever after."""
-    for file, state in part.watched():
-        found = os.stat(file)
-        if (found.st_size, found.st_mtime_ns) != state:
+    for file, *state in part.watched:
+        with reading(file):
+            found = os.stat(file)
+        if [found.st_size, found.st_mtime_ns] != state:
             raise DiptychError(f"{file}: changed while it was being read; start again when it is at rest")
 
 
@@ -138,13 +140,18 @@ def _stored(path: Path, summary: Path) -> list[ReadPart] | None:
         read = []
         for facts in json.loads(summary.read_text(encoding="utf-8")):
             file = path.with_name(facts["path"])
-            if file.stat().st_size != facts["size"]:
+            if _digest(file) != facts["sha256"]:
                 return None
             lists = {key: tuple(facts[key]) for key in ("batches", "files", "bad_rows")}
             read.append(ReadPart(file, num_bytes=facts["num_bytes"], bad=facts["bad"], **lists))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return read
+    return read or None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -209,7 +216,7 @@ def _write(task: _Task) -> list[ReadPart]:
             found = (bad, tuple(bad_rows)) if ended else (0, ())
             read.append(ReadPart(path, tuple(counts), num_bytes, tuple(files), *found))
         else:  # the file before was just full
-            path.unlink()
+            path.unlink(missing_ok=True)
             read[-1] = replace(read[-1], bad=bad, bad_rows=tuple(bad_rows))
         if ended:
             return read

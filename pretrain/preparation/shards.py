@@ -15,9 +15,11 @@ from pretrain.corpus import BLOCK, SCHEMA
 
 COUNTS = (
     "records",
+    "pair_tokens",
     *(f"{view}_{what}" for view in ("first", "second") for what in ("wordings", "tokens", "bytes", "truncated")),
 )
-"""What is counted of a split, a source or a shard: records, and of both views texts, tokens, bytes, cut texts."""
+"""What is counted of a split, a source or a shard: records, tokens of their pairs (the mean of all pairs that a record can
+give), and of both views texts, tokens, bytes, cut texts."""
 
 
 class Block:
@@ -89,7 +91,7 @@ class ShardWriter:
 
 def describe_shard(path: Path) -> dict[str, Any]:
     """What the manifest says of a shard: ``COUNTS``, ``longest_pair`` in tokens, ``digest`` (SHA-256 of all tokens)."""
-    counts = dict.fromkeys(COUNTS, 0)
+    counts: dict[str, Any] = dict.fromkeys(COUNTS, 0)
     longest = 0
     digest = hashlib.sha256()
     with pa.memory_map(str(path)) as source:
@@ -110,10 +112,19 @@ def describe_shard(path: Path) -> dict[str, Any]:
                 counts[f"{view}_tokens"] += int(lengths[chosen].sum())
                 counts[f"{view}_bytes"] += int(num_bytes[chosen].sum())
                 counts[f"{view}_truncated"] += int((~complete[chosen]).sum())
+            counts["pair_tokens"] += _pair_tokens(lengths, of_second, outer, firsts)
             longest = max(longest, _longest_pair(lengths, of_second, outer, firsts))
             for part in (wordings, firsts, lengths, complete, tokens.values.values.to_numpy()):
                 digest.update(np.ascontiguousarray(part).tobytes())
     return {**counts, "longest_pair": longest, "digest": digest.hexdigest()}
+
+
+def _pair_tokens(lengths: Any, of_second: Any, outer: Any, firsts: Any) -> float:
+    starts, wordings = outer[:-1], np.diff(outer)
+    of_first = np.where(firsts > 0, firsts, wordings)
+    first = np.add.reduceat(np.where(of_second, 0, lengths), starts) / of_first
+    second = np.add.reduceat(np.where(of_second, lengths, 0), starts) / np.maximum(1, wordings - of_first)
+    return round(float(np.where(firsts > 0, first + second, 2 * first).sum()), 3)
 
 
 def _longest_pair(lengths: Any, of_second: Any, outer: Any, firsts: Any) -> int:

@@ -40,6 +40,10 @@ class TreePart(Part):
     names: tuple[str, ...] = ()
 
 
+def _tree_part(root: str, names: list[str], watched: list[tuple[str, int, int]], size: int, digest: str) -> TreePart:
+    return TreePart(names[0], digest, size, watched=tuple(watched), root=root, names=tuple(names))
+
+
 class DocstringsSource(Source):
     """Every documented function of Python source trees: what it says it does, and the code without saying it.
 
@@ -84,6 +88,7 @@ class DocstringsSource(Source):
         seen: set[str] = set()
         for root, names in self._trees():
             group: list[str] = []
+            watched: list[tuple[str, int, int]] = []
             size, digest = 0, hashlib.sha256()
             for name in names:
                 path = os.path.join(root, name)
@@ -91,15 +96,17 @@ class DocstringsSource(Source):
                     continue
                 seen.add(path)
                 with reading(path), open(path, "rb") as file:
+                    state = os.fstat(file.fileno())
                     content = file.read()
                 group.append(name)
+                watched.append((path, state.st_size, state.st_mtime_ns))
                 size += len(content)
                 digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\0".encode(errors="surrogateescape"))
                 if size >= _PART_BYTES:
-                    parts.append(TreePart(group[0], digest.hexdigest(), size, root=root, names=tuple(group)))
-                    group, size, digest = [], 0, hashlib.sha256()
+                    parts.append(_tree_part(root, group, watched, size, digest.hexdigest()))
+                    group, watched, size, digest = [], [], 0, hashlib.sha256()
             if group:
-                parts.append(TreePart(group[0], digest.hexdigest(), size, root=root, names=tuple(group)))
+                parts.append(_tree_part(root, group, watched, size, digest.hexdigest()))
         return parts
 
     def read(self, part: Part) -> Iterator[Record]:

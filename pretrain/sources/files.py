@@ -123,7 +123,15 @@ class Files:
                         self.save()
         size = before.st_size
         return [
-            Part(path, digest, (size if stop is None else stop) - start, start, stop, line, (state[0], state[1]))
+            Part(
+                path,
+                digest,
+                (size if stop is None else stop) - start,
+                start,
+                stop,
+                line,
+                ((local, before.st_size, before.st_mtime_ns),),
+            )
             for start, stop, line, digest in cuts
         ]
 

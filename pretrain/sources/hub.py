@@ -80,10 +80,11 @@ class HubSource(ColumnSource):
             columns, count = stream.column_names, stream.num_shards
         if columns is not None:
             self.needed(columns, self._place)
-        size, state = _contents(folder, files) if folder is not None else (0, f"{self.dataset} {self.revision}")
+        nothing = 0, f"{self.dataset} {self.revision}", ()
+        size, state, watched = _contents(folder, files) if folder is not None else nothing
         names = [self._place if count == 1 else f"{self._place}-{index:05}-of-{count:05}" for index in range(count)]
         return [
-            Part(name, self._digest(state, count, index), size // count, index, index + 1)
+            Part(name, self._digest(state, count, index), size // count, index, index + 1, watched=watched)
             for index, name in enumerate(names)
         ]
 
@@ -221,17 +222,19 @@ def _offline(offline: bool) -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def _contents(folder: str, files: Files) -> tuple[int, str]:
-    """Bytes and digest of all files of a folder that are not hidden."""
+def _contents(folder: str, files: Files) -> tuple[int, str, tuple[tuple[str, int, int], ...]]:
+    """Bytes and digest of all files of a folder that are not hidden, and the files with their states."""
     size, digest = 0, hashlib.sha256()
+    watched: tuple[tuple[str, int, int], ...] = ()
     for name in sorted(glob.glob("**", root_dir=folder, recursive=True)):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
             part = files.whole(path)
             size += part.size
+            watched += part.watched
             digest.update(f"{name}\0{part.fingerprint}\0".encode(errors="surrogateescape"))
     files.save()
-    return size, digest.hexdigest()
+    return size, digest.hexdigest(), watched
 
 
 def _one_line(error: Exception) -> str:

@@ -25,11 +25,6 @@ class AlignedPart(Part):
 
     files: tuple[tuple[str, Part], ...] = ()
 
-    def watched(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """All the files."""
-        for _, part in self.files:
-            yield from part.watched()
-
 
 class ParallelSource(TextSource):
     """Text files, ``.gz`` and ``.zst`` as well, that have as many lines as each other."""
@@ -77,7 +72,9 @@ class ParallelSource(TextSource):
         for row in zip(*columns, strict=True):
             digest = hashlib.sha256("\0".join(part.fingerprint for part in row).encode()).hexdigest()
             named = tuple((view, part) for (view, _), part in zip(views, row, strict=True))
-            made.append(AlignedPart(row[0].file, digest, sum(part.size for part in row), files=named))
+            watched = tuple(file for part in row for file in part.watched)
+            size = sum(part.size for part in row)
+            made.append(AlignedPart(row[0].file, digest, size, watched=watched, files=named))
         return made
 
     def read(self, part: Part) -> Iterator[Record | BadRow]:

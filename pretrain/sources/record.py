@@ -61,7 +61,7 @@ class Part:
         start: Where it begins: byte, row group, record number; the source's own unit.
         stop: Where it ends (exclusive); None: the end of the file.
         first_line: Line of the file (from 1) that the part begins with.
-        state: Size and time of change of a local file when it was hashed.
+        watched: Local files that it is read from, with size and time of change when they were hashed.
     """
 
     file: str
@@ -70,12 +70,7 @@ class Part:
     start: int = 0
     stop: int | None = None
     first_line: int = 1
-    state: tuple[int, int] | None = field(default=None, compare=False)
-
-    def watched(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Local files that must not change while the part is read, and their states."""
-        if self.state is not None:
-            yield self.file, self.state
+    watched: tuple[tuple[str, int, int], ...] = field(default=(), compare=False)
 
 
 class Source(BaseModel):

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -37,7 +38,8 @@ class TableSource(FileColumnSource):
         for path in files.match(self.path):
             with open_table(path, self.type) as table:
                 self.needed(table.names, path)
-                parts += cut(path, files.whole(path).fingerprint, table.sizes())
+                whole = files.whole(path)
+                parts += [replace(part, watched=whole.watched) for part in cut(path, whole.fingerprint, table.sizes())]
         files.save()
         return parts
 
