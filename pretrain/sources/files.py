@@ -122,16 +122,9 @@ class Files:
                     if len(self._known) < 1000 or time.monotonic() - self._saved > _SAVE_SECONDS:
                         self.save()
         size = before.st_size
+        watched = ((local, size, before.st_mtime_ns),)
         return [
-            Part(
-                path,
-                digest,
-                (size if stop is None else stop) - start,
-                start,
-                stop,
-                line,
-                ((local, before.st_size, before.st_mtime_ns),),
-            )
+            Part(path, digest, (size if stop is None else stop) - start, start, stop, line, watched)
             for start, stop, line, digest in cuts
         ]
 
