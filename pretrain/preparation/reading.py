@@ -119,9 +119,10 @@ def _read(task: _Task) -> list[ReadPart]:
         _check_unchanged(task.part)
         facts = [asdict(part) | {"path": part.path.name, "sha256": _digest(part.path)} for part in read]
         write_whole(summary, lambda scratch: _write_text(scratch, json.dumps(facts)))
+    else:
+        advance(task.part.size)
     if not task.skip and (bad := [row for part in read for row in part.bad_rows]):
         raise refusal(bad[0])
-    advance(task.part.size)
     return read
 
 
@@ -170,7 +171,7 @@ def _write(task: _Task) -> list[ReadPart]:
         + [("file", pa.string()), ("line", pa.int64()), ("id", pa.string()), ("group", pa.string())]
         + [("label", pa.int32())]
     )
-    bad = 0
+    bad = shown = 0
     bad_rows: list[str] = []
 
     def good(rows: Iterator[Record | BadRow]) -> Iterator[Record]:
@@ -194,7 +195,7 @@ def _write(task: _Task) -> list[ReadPart]:
         num_bytes = 0
 
         def fill(scratch: Path) -> None:
-            nonlocal num_bytes
+            nonlocal num_bytes, shown
             options = pa.ipc.IpcWriteOptions(compression="lz4")
             with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
                 for batch in pending:
@@ -205,7 +206,12 @@ def _write(task: _Task) -> list[ReadPart]:
                     files.update(dict.fromkeys(record.file for record in batch))  # noqa: B023
                     columns += [[getattr(record, field) for record in batch] for field in schema.names[len(names) :]]
                     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-                    num_bytes += sum(_text_bytes(array) for array in arrays[: len(names)])
+                    batch_bytes = sum(_text_bytes(array) for array in arrays[: len(names)])
+                    num_bytes += batch_bytes
+                    # Of a compressed file it is not known how much is to come: the bar never runs ahead of the part.
+                    step = max(0, min(batch_bytes, int(0.95 * task.part.size) - shown))
+                    shown += step
+                    advance(step)
                     writer.write_batch(pa.record_batch(arrays, schema=schema))
                     if num_bytes >= _FILE_BYTES:
                         break
@@ -219,6 +225,7 @@ def _write(task: _Task) -> list[ReadPart]:
             path.unlink(missing_ok=True)
             read[-1] = replace(read[-1], bad=bad, bad_rows=tuple(bad_rows))
         if ended:
+            advance(task.part.size - shown)
             return read
 
 
