@@ -80,7 +80,15 @@ def test_a_mistake_ends_all_ranks_with_one_line(config: Path) -> None:
 
 def test_without_a_config_the_embedded_default_runs_and_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     settings = ("data.sources.0.count=400", "tokenizer.vocab_size=700", f"run.folder={tmp_path / 'run'}")
-    done = start("bash", SCRIPT, "--dry-run", *settings, f"data.folder={tmp_path / 'data'}", "train.rows_per_step=4")
+    done = start(
+        "bash",
+        SCRIPT,
+        "--master_port=29714",
+        "--dry-run",
+        *settings,
+        f"data.folder={tmp_path / 'data'}",
+        "train.rows_per_step=4",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     for figure in ("parameters", "tokens per step", "steps", "FLOPs", "memory per rank", "mock step: loss"):
         assert figure in done.stdout, figure
