@@ -235,10 +235,10 @@ def main() -> None:
             else:
                 results[part] = measure_memory(scratch, pairs, [each * 10**6 for each in arguments.memory], tokenizer)
     text = json.dumps(results, indent=1)
-    print(text)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
