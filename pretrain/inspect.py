@@ -29,7 +29,7 @@ from pretrain.inspection.facts import Facts, gather
 from pretrain.inspection.finding import find_corpus
 from pretrain.inspection.visible import visible
 from pretrain.objectives.mixed import make_branches
-from pretrain.preparation.workers import write_whole
+from pretrain.preparation.workers import write_text
 from pretrain.prepare import prepare
 from pretrain.tokenizer import TokenizerConfig, load
 
@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
     if page is not None:
         text = html.render(facts)
         try:
-            write_whole(page, lambda scratch: _write(scratch, text))
+            write_text(page, text)
         except OSError as error:
             reason = error.strerror or error
             raise DiptychError(f"--html {page}: cannot be written ({reason}); name another file, or none") from None
@@ -182,10 +182,6 @@ def main(argv: Sequence[str]) -> int:
     width = shutil.get_terminal_size(fallback=(100, 24)).columns
     _print(terminal.render(facts, max(40, width), colour) + (f"page: {visible(str(page))}\n" if page else ""))
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _print(text: str) -> None:

@@ -28,11 +28,11 @@ from pretrain.config import Config
 from pretrain.config_file import load_config, split_arguments
 from pretrain.corpus import FORMAT, check_files, read_manifest
 from pretrain.errors import DiptychError
-from pretrain.preparation.contamination import EvaluationIndex
 from pretrain.preparation.duplicates import MINHASH_VERSION
 from pretrain.preparation.encoding import Encoding, encode
 from pretrain.preparation.examining import Rules, examine
 from pretrain.preparation.judging import Judge, Judgement
+from pretrain.preparation.manifest import describe_shards, describe_sources, describe_tests, list_files
 from pretrain.preparation.reading import (
     LISTED,
     ReadPart,
@@ -42,8 +42,7 @@ from pretrain.preparation.reading import (
     refusal,
     wordings,
 )
-from pretrain.preparation.shards import COUNTS
-from pretrain.preparation.workers import Workers, choose_count, write_whole
+from pretrain.preparation.workers import Workers, choose_count, write_text
 from pretrain.sources.files import Files
 from pretrain.sources.record import Part, Source
 from pretrain.tokenizer import Tokenizer, load
@@ -226,9 +225,22 @@ class _Preparation:
         partial = self.folder.with_name(f"{self.folder.name}.partial")
         _save(partial / "tokenizer", tokenizer.save)
         shards = self._encode(parts, judgement, tokenizer, partial, scratch)
-        manifest = self._manifest(parts, judgement, tokenizer, shards, tests, partial)
-        manifest |= {"rows": rows, "bad_rows": bad_rows}
-        write_whole(partial / "manifest.json", lambda path: _write_text(path, json.dumps(manifest, indent=1) + "\n"))
+        manifest = {
+            "format": FORMAT,
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "views": list(data.views),
+            **describe_shards(shards),
+            "sources": describe_sources(self.sources.sources, training, parts, judgement, shards, partial),
+            "duplicates": judgement.duplicates,
+            "test_sets": describe_tests(self.tests.sources, test_parts, data.decontamination, data.views),
+            "leaks": judgement.leaks,
+            "rows": rows,
+            "bad_rows": bad_rows,
+            "inputs": self.inputs,
+            "files": list_files(partial),
+        }
+        write_text(partial / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         os.replace(partial, self.folder)
 
     def check_bad_rows(self, rows: Mapping[str, int], listed: Sequence[str]) -> None:
@@ -330,75 +342,6 @@ class _Preparation:
             for split in ("train", "heldout")
         }
 
-    def _manifest(
-        self,
-        parts: Sequence[Sequence[ReadPart]],
-        judgement: Judgement,
-        tokenizer: Tokenizer,
-        shards: dict[str, list[list[dict[str, Any]]]],
-        tests: Sequence[tuple[str, Sequence[ReadPart]]],
-        folder: Path,
-    ) -> dict[str, Any]:
-        digests = [shard["digest"] for per_source in shards.values() for own in per_source for shard in own]
-        sources = []
-        for number, source in enumerate(self.sources.sources):
-            sources.append(
-                {
-                    "name": source.title,
-                    "where": source.where(),
-                    "role": "train" if self.sources.training[number] else "heldout",
-                    "files": list(dict.fromkeys(file for part in parts[number] for file in part.files)),
-                    "read": sum(part.records for part in parts[number]),
-                    "bad": sum(part.bad for part in parts[number]),
-                    "dropped": judgement.sources[number].dropped(),
-                    **{split: _summary(shards[split][number], folder) for split in shards},
-                }
-            )
-        splits: dict[str, dict[str, int]] = {}
-        for split, per_source in shards.items():
-            everything = [shard for own in per_source for shard in own]
-            splits[split] = {key: sum(shard[key] for shard in everything) for key in COUNTS}
-            splits[split]["longest_pair"] = max((shard["longest_pair"] for shard in everything), default=0)
-        for path in folder.rglob(".*"):
-            if path.is_file():
-                path.unlink()  # a scratch file of a preparation that was killed
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
-        return {
-            "format": FORMAT,
-            "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
-            "tokenizer_fingerprint": tokenizer.fingerprint,
-            "vocab_size": tokenizer.vocab_size,
-            "views": list(self.config.data.views),
-            "splits": splits,
-            "sources": sources,
-            "duplicates": judgement.duplicates,
-            "test_sets": self._test_sets(tests),
-            "leaks": judgement.leaks,
-            "inputs": self.inputs,
-            "files": {str(path.relative_to(folder)): path.stat().st_size for path in paths},
-        }
-
-    def _test_sets(self, tests: Sequence[tuple[str, Sequence[ReadPart]]]) -> list[dict[str, Any]]:
-        index = EvaluationIndex(self.config.data.decontamination, self.config.data.views)
-        index.add_parts(tests)
-        described = zip(self.tests.sources, index.sets, tests, strict=True)
-        return [
-            {
-                "name": found.name,
-                "where": source.where(),
-                "records": sum(part.records for part in own),
-                "bad": sum(part.bad for part in own),
-                **found.items,
-            }
-            for source, found, (_, own) in described
-        ]
-
-
-def _summary(shards: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    return {key: sum(shard[key] for shard in shards) for key in COUNTS} | {
-        "shards": [{"file": str(shard["path"].relative_to(folder)), "records": shard["records"]} for shard in shards]
-    }
-
 
 def _save(path: Path, save: Callable[[Path], None]) -> None:
     """Lets the tokenizers library write; it reports a full disk by a plain exception."""
@@ -408,10 +351,6 @@ def _save(path: Path, save: Callable[[Path], None]) -> None:
         raise
     except Exception as error:
         raise OSError(errno.ENOSPC, " ".join(str(error).split()), str(path)) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _hash(value: Any) -> str:

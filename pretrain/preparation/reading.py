@@ -19,7 +19,7 @@ import pyarrow.ipc
 
 from pretrain.errors import DiptychError
 from pretrain.preparation.cleaning import CleaningConfig, clean_text
-from pretrain.preparation.workers import Workers, advance, write_whole
+from pretrain.preparation.workers import Workers, advance, write_text, write_whole
 from pretrain.sources.files import Files
 from pretrain.sources.opening import reading
 from pretrain.sources.record import BadRow, Part, Record, Source
@@ -118,7 +118,7 @@ def _read(task: _Task) -> list[ReadPart]:
         read = _write(task)
         _check_unchanged(task.part)
         facts = [asdict(part) | {"path": part.path.name, "sha256": _digest(part.path)} for part in read]
-        write_whole(summary, lambda scratch: _write_text(scratch, json.dumps(facts)))
+        write_text(summary, json.dumps(facts))
     else:
         advance(task.part.size)
     if not task.skip and (bad := [row for part in read for row in part.bad_rows]):
@@ -153,10 +153,6 @@ def _stored(path: Path, summary: Path) -> list[ReadPart] | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def refusal(row: object) -> DiptychError:

@@ -143,3 +143,12 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text as a whole file."""
+    write_whole(path, lambda scratch: _fill(scratch, text))
+
+
+def _fill(scratch: Path, text: str) -> None:
+    scratch.write_text(text, encoding="utf-8")

@@ -1,0 +1,85 @@
+"""What ``manifest.json`` says of a prepared corpus."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pretrain.preparation.contamination import DecontaminationConfig, EvaluationIndex
+from pretrain.preparation.judging import Judgement
+from pretrain.preparation.reading import ReadPart
+from pretrain.preparation.shards import COUNTS
+from pretrain.sources.record import Source
+
+Shards = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+"""For each split and source the descriptions of its shards."""
+
+
+def describe_shards(shards: Shards) -> dict[str, Any]:
+    """The fingerprint of all tokens, and the counts of each split."""
+    digests = [shard["digest"] for per_source in shards.values() for own in per_source for shard in own]
+    splits = {}
+    for split, per_source in shards.items():
+        everything = [shard for own in per_source for shard in own]
+        longest = max((shard["longest_pair"] for shard in everything), default=0)
+        splits[split] = {key: sum(shard[key] for shard in everything) for key in COUNTS} | {"longest_pair": longest}
+    return {"fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(), "splits": splits}
+
+
+def describe_sources(
+    sources: Sequence[Source],
+    training: Sequence[bool],
+    parts: Sequence[Sequence[ReadPart]],
+    judgement: Judgement,
+    shards: Shards,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """What was read of each source, dropped and kept, and where its shards are."""
+
+    def summary(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        listed = [{"file": str(shard["path"].relative_to(folder)), "records": shard["records"]} for shard in own]
+        return {key: sum(shard[key] for shard in own) for key in COUNTS} | {"shards": listed}
+
+    return [
+        {
+            "name": source.title,
+            "where": source.where(),
+            "role": "train" if training[number] else "heldout",
+            "files": list(dict.fromkeys(file for part in parts[number] for file in part.files)),
+            "read": sum(part.records for part in parts[number]),
+            "bad": sum(part.bad for part in parts[number]),
+            "dropped": judgement.sources[number].dropped(),
+            **{split: summary(per_source[number]) for split, per_source in shards.items()},
+        }
+        for number, source in enumerate(sources)
+    ]
+
+
+def describe_tests(
+    sources: Sequence[Source],
+    parts: Sequence[Sequence[ReadPart]],
+    config: DecontaminationConfig,
+    views: tuple[str, str],
+) -> list[dict[str, Any]]:
+    """The records of each test set and its distinct items by kind."""
+    index = EvaluationIndex(config, views)
+    index.add_parts([(source.title, own) for source, own in zip(sources, parts, strict=True)])
+    return [
+        {
+            "name": found.name,
+            "where": source.where(),
+            "records": sum(part.records for part in own),
+            "bad": sum(part.bad for part in own),
+            **found.items,
+        }
+        for source, found, own in zip(sources, index.sets, parts, strict=True)
+    ]
+
+
+def list_files(folder: Path) -> dict[str, int]:
+    """Size of every file of the corpus; scratch files of a preparation that was killed are removed."""
+    for path in folder.rglob(".*"):
+        if path.is_file():
+            path.unlink()
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
+    return {str(path.relative_to(folder)): path.stat().st_size for path in paths}
