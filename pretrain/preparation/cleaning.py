@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -109,8 +109,3 @@ def repetition(text: str, size: int = 5) -> float:
         if before != start:
             repeated[before : before + size] = repeated[start : start + size] = b"\1" * size
     return sum(repeated) / len(words) if words else 0.0
-
-
-def pick_views(views: Mapping[str, Sequence[str]], names: tuple[str, str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Wordings of the two used views; the second is empty where both are the same view."""
-    return views[names[0]], views[names[1]] if names[1] != names[0] else ()
