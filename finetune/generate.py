@@ -195,7 +195,7 @@ def answer_batch(
     Returns:
         The answers by number.
     """
-    device = _device(model)
+    device = model.device
     ids, mask = _left_padded([prompts[number] for number in batch], decoding.pad)
     width = ids.shape[1]
     ids = ids.to(device)
@@ -254,7 +254,7 @@ def answer_likelihoods(
     """
     if not all(answers):
         raise DiptychError("answers: one has no tokens")
-    step, device = _Step(model), _device(model)
+    step, device = _Step(model), model.device
     pairs = [(number, which) for number in range(len(prompts)) for which in range(len(answers))]
     found: dict[tuple[int, int], Likelihood] = {}
     for batch in make_batches([len(prompts[number]) + len(answers[which]) for number, which in pairs], batch_size):
@@ -312,11 +312,6 @@ class _Draws:
         wanted = points.to(logits.device)[:, None] * cumulated[:, -1:]
         chosen = torch.searchsorted(cumulated, wanted, right=True)[:, 0]
         return chosen.clamp(max=logits.shape[-1] - 1)
-
-
-def _device(model: Any) -> torch.device:
-    device: torch.device = model.get_input_embeddings().weight.device
-    return device
 
 
 def _left_padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,12 @@ from pretrain.config_file import dump_config
 from pretrain.corpus import Corpus, read_corpus
 from pretrain.distributed import Ranks
 from pretrain.engine import build_engine, compute_dtype, longest_position, model_config, step_engine
+from pretrain.lora import special_rows
 from pretrain.model import ParameterCounts, count_parameters, training_flops
 from pretrain.objectives.mixed import MixedObjective, make_branches
 from pretrain.prepare import prepare
 from pretrain.run_folder import check_run_folder
-from pretrain.tokenizer import load
+from pretrain.tokenizer import Tokenizer, load
 from pretrain.trainer import make_schedule, mixture_lines
 
 
@@ -55,7 +56,8 @@ def estimate_memory(
     stage, size = config.deepspeed.zero_stage, dtype.itemsize
     low = size < 4
     shares = {"weights": 3, "gradients": 2, "optimizer": 1}  # each is partitioned from this stage on
-    cut = {name: counts.total / (world_size if stage >= first else 1) for name, first in shares.items()}
+    numbers = {"weights": counts.total, "gradients": counts.trained, "optimizer": counts.trained}
+    cut = {name: numbers[name] / (world_size if stage >= first else 1) for name, first in shares.items()}
     weights, gradients = cut["weights"] * size, cut["gradients"] * 4  # accumulated in float32
     moments = 4 if config.optimizer.name == "muon" else 8
     optimizer = cut["optimizer"] * (moments + (4 if low else 0))
@@ -104,7 +106,7 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
     objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
     schedule = make_schedule(config, corpus, branches, objective, ranks)
     hf_config = model_config(config, tokenizer, longest_position(config, corpus))
-    counts = count_parameters(hf_config)
+    counts = count_parameters(hf_config, config.model.lora, special_rows(tokenizer))
     dtype = compute_dtype(config, ranks.device)
     memory = estimate_memory(config, hf_config, counts, dtype, ranks.world_size, schedule.micro_batch_rows)
     num_steps = config.train.steps or schedule.num_steps(config.train.epochs or 1.0)
@@ -115,7 +117,14 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
     tokens, labels = int(plan.num_tokens.mean() * rows), int(plan.num_labels.mean() * rows)
     sources = corpus.train.sources
     mean_view = sum(span.mean_tokens * span.count for span in sources) / (2 * sum(span.count for span in sources))
-    flops = training_flops(hf_config, counts, tokens=tokens, labels=labels, visible=int(tokens * mean_view))
+    flops = training_flops(
+        hf_config,
+        counts,
+        tokens=tokens,
+        labels=labels,
+        visible=int(tokens * mean_view),
+        frozen=bool(config.model.lora.rank),
+    )
     used = plan.num_tokens.sum() / (plan.num_rows * config.packing.row_length)
 
     def say(text: str) -> None:
@@ -146,7 +155,7 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
         f"gathered layers {_size(memory.gathered)}, activations {_size(memory.activations)}, "
         f"logits {_size(memory.logits)}" + (f"; {_size(memory.host)} in host memory" if memory.host else "")
     )
-    checkpoint_bytes = counts.total * 12
+    checkpoint_bytes = counts.trained * 12
     say(f"disk per checkpoint   {_size(checkpoint_bytes)}")
     builder = BatchBuilder(corpus.train, branches, config.packing.row_length, tokenizer.pad)
     free = _free_memory(ranks)
@@ -159,16 +168,23 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
     train = config.train.model_copy(
         update={"micro_batch_rows": rows_here, "rows_per_step": rows_here * ranks.world_size}
     )
-    loss, norm = _mock_step(config.model_copy(update={"train": train}), corpus, hf_config, builder, objective, ranks)
+    mock = config.model_copy(update={"train": train})
+    loss, norm = _mock_step(mock, corpus, hf_config, tokenizer, builder, objective, ranks)
     say(f"{name}: loss {loss:.4f}, gradient norm {norm:.3f}; nothing was written")
 
 
 def _mock_step(
-    config: Config, corpus: Corpus, hf_config: Any, builder: BatchBuilder, objective: MixedObjective, ranks: Ranks
+    config: Config,
+    corpus: Corpus,
+    hf_config: Any,
+    tokenizer: Tokenizer,
+    builder: BatchBuilder,
+    objective: MixedObjective,
+    ranks: Ranks,
 ) -> tuple[float, float]:
     """Loss and gradient norm of one forward, backward and optimizer step on the first rows."""
     schedule = make_schedule(config, corpus, builder.branches, objective, ranks)
-    engine = build_engine(config, hf_config, schedule, ranks).engine
+    engine = build_engine(config, hf_config, tokenizer, schedule, ranks).engine
     step = schedule.step(0)
     batch = builder.build(step.micro_batches[0]).to(ranks.device)
     lm_sum, states = engine(batch)

@@ -14,9 +14,9 @@ from pretrain.corpus import Corpus
 from pretrain.deepspeed_config import deepspeed_config
 from pretrain.distributed import Ranks
 from pretrain.engine_state import start_state
-from pretrain.errors import DiptychError
 from pretrain.existing_weights import load_existing
 from pretrain.learning_rate import learning_rate_factor
+from pretrain.lora import add_lora, special_rows
 from pretrain.model import build_model, choose_attention, hf_config
 from pretrain.network import BranchNetwork, check_attention, check_compiler
 from pretrain.schedule import Schedule
@@ -62,7 +62,9 @@ def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.train.precision]
 
 
-def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: Ranks) -> BuiltEngine:
+def build_engine(
+    config: Config, model_config: Any, tokenizer: Tokenizer, schedule: Schedule, ranks: Ranks
+) -> BuiltEngine:
     """Builds and initialises everything. Collective."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     dtype = compute_dtype(config, ranks.device)
@@ -79,6 +81,8 @@ def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: R
     lm = build_model(model_config, seed=config.run.seed, zero3_config=zero3, dtype=dtype, attention=attention)
     if config.model.path is not None:
         load_existing(lm, config.model.path, trust_remote_code=config.model.trust_remote_code)
+    if config.model.lora.rank:
+        add_lora(lm, config.model.lora, ids=special_rows(tokenizer), seed=config.run.seed)
     if config.model.activation_checkpointing:
         # Reentrant checkpointing breaks ZeRO-3's gradient buckets (DeepSpeed issue 5321), so it is not on offer.
         lm.activation_checkpointing_enable({"use_reentrant": False})
@@ -94,8 +98,8 @@ def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: R
 def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW (or Muon for the hidden matrices); weight decay on matrices only.
 
-    Every parameter is in exactly one group: a predictor left out of all groups stays at its first value without any
-    error (it happened to others).
+    Every parameter that is not frozen is in exactly one group: a predictor left out of all groups stays at its first
+    value without any error (it happened to others).
     """
     embeddings = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
     head = network.lm.get_output_embeddings()  # type: ignore[operator, union-attr]
@@ -103,9 +107,9 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.O
     matrices: list[Tensor] = []
     hidden: list[Tensor] = []
     vectors: list[Tensor] = []
-    for name, parameter in network.named_parameters():
+    for parameter in network.parameters():
         if not parameter.requires_grad:
-            raise DiptychError(f"model: parameter {name} is frozen; training from scratch trains every parameter")
+            continue
         if len(getattr(parameter, "ds_shape", parameter.shape)) < 2:
             vectors.append(parameter)
         elif config.name == "muon" and id(parameter) not in embeddings:

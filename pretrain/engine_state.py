@@ -144,11 +144,8 @@ class _Layout:
 
     def held(self, name: str, param: torch.Tensor) -> _Held:
         """Return what this rank holds of the named parameter."""
-        if id(param) not in self._held or not param.requires_grad:
-            raise DiptychError(
-                f"the optimizer does not train parameter {name} (frozen, or in none of the parameter groups): "
-                "every parameter of the model must be trained"
-            )
+        if id(param) not in self._held:
+            raise DiptychError(f"parameter {name} is in none of the optimizer's groups: it would never be trained")
         return self._held[id(param)]
 
     def keys(self, held: _Held) -> tuple[str, ...]:
@@ -218,6 +215,11 @@ class _Layout:
             self.wrapper.update_lp_params()
 
 
+def _trained(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters that are not frozen, in ``named_parameters()`` order."""
+    return ((name, param) for name, param in engine.module.named_parameters() if param.requires_grad)
+
+
 def start_state(engine: Any) -> None:
     """Bring a new engine to step 0 with optimizer state of zeros; call it once before the first step of a new run.
 
@@ -248,7 +250,7 @@ def optimizer_step(engine: Any) -> int:
 
 
 def gather_state(engine: Any) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """Yield the whole state of every parameter, one parameter at a time, in ``named_parameters()`` order.
+    """Yield the whole state of every trained parameter, one at a time, in ``named_parameters()`` order.
 
     Collective: every rank must run it to its end, between two steps. Tied parameters come once, under their first
     name. Memory: one tensor of one parameter on every rank's device, the parameter's tensors on its owner's CPU.
@@ -264,7 +266,7 @@ def gather_state(engine: Any) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
     layout = _Layout(engine)
     layout.create_state()
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    for index, (name, param) in enumerate(engine.module.named_parameters()):
+    for index, (name, param) in enumerate(_trained(engine)):
         held = layout.held(name, param)
         owner = index % world_size
         state: dict[str, torch.Tensor] = {}
@@ -294,14 +296,14 @@ def restore_state(engine: Any, read: Callable[[str], ParameterState], step: int)
         engine: A DeepSpeed engine, ZeRO stage 0 to 3, usually new: any stage, world size and offload, whatever those
             of the engine that was gathered from.
         read: Returns a parameter's whole tensors by its name, as `gather_state` yielded them. Called on every rank,
-            once per parameter, in ``named_parameters()`` order.
+            once per trained parameter, in ``named_parameters()`` order.
         step: The step counter to set, from `optimizer_step`.
     """
     error: Exception | None = None
     try:
         layout = _Layout(engine)
         layout.create_state()
-        for name, param in engine.module.named_parameters():
+        for name, param in _trained(engine):
             _set_parameter(layout, name, layout.held(name, param), read(name))
         layout.set_step(step)
     except Exception as caught:  # whatever reading raises, the other ranks must hear of it before they wait for us

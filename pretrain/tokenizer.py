@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +62,7 @@ class Tokenizer:
         vocab_size: ``len(hf)``, or more where the ids have holes: one above the highest id.
         fingerprint: SHA-256 (hex) over all that decides ids; stable across runs and machines.
         model: The SentencePiece model, where the tokenizer is one.
+        added: Special tokens that it lacked when it was opened.
         encoder: Copy of the backend that no special token can be reached in.
     """
 
@@ -74,6 +75,7 @@ class Tokenizer:
     fingerprint: str
     model: bytes | None = field(compare=False, repr=False)
     encoder: tokenizers.Tokenizer = field(compare=False, repr=False)
+    added: tuple[str, ...] = field(default=(), compare=False)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Encodes texts without adding special tokens.
@@ -140,7 +142,7 @@ def load(path: str | Path, config: TokenizerConfig) -> Tokenizer:
             f"tokenizer.path: {path}: {type(opened).__name__} is not backed by the tokenizers library: convert it to a "
             "folder with a tokenizer.json"
         )
-    had = len(opened)
+    had = opened.get_vocab()
     special: dict[str, str | AddedToken] = {
         role: token for role, token in opened._special_tokens_map.items() if token is not None
     }
@@ -166,14 +168,15 @@ def load(path: str | Path, config: TokenizerConfig) -> Tokenizer:
     except Exception as error:  # the Rust side raises plain Exception
         raise DiptychError(f"tokenizer.path: {path}: cannot add special tokens: {_one_line(error)}") from error
     kept = Path(path) / "tokenizer.model"
-    model = kept.read_bytes() if len(hf) == had and kept.is_file() else None
+    model = kept.read_bytes() if len(hf) == len(opened) and kept.is_file() else None
     try:
         tokenizer = finish(hf, config.predictor_tokens, model)
     except ValueError as error:
         raise DiptychError(f"tokenizer.path: {path}: {error}; use another tokenizer, or train one") from error
     if not tokenizer.encode_batch(["a b"])[0]:
         raise DiptychError(f"tokenizer.path: {path}: is not a usable tokenizer: it encodes plain text to nothing")
-    return tokenizer
+    named = (hf.bos_token, hf.eos_token, hf.pad_token, *predictor_names(config.predictor_tokens))
+    return replace(tokenizer, added=tuple(token for token in named if token not in had))
 
 
 def predictor_names(count: int) -> list[str]:

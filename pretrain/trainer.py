@@ -14,7 +14,7 @@ import torch
 
 from pretrain.batch import Batch, BatchBuilder
 from pretrain.branches import Branches
-from pretrain.checkpoint import Checkpoints, RunState, difference, read_state, restore
+from pretrain.checkpoint import Checkpoints, RunState, difference, read_canary, read_state, restore
 from pretrain.config import Config
 from pretrain.config_file import identity
 from pretrain.corpus import Corpus, read_corpus
@@ -24,7 +24,8 @@ from pretrain.engine import build_engine, longest_position, model_config, set_le
 from pretrain.engine_state import optimizer_step
 from pretrain.errors import DiptychError
 from pretrain.evaluation import Evaluator
-from pretrain.export import canary, export
+from pretrain.export import canary, check_canary, export
+from pretrain.lora import special_rows
 from pretrain.mixture import resolve
 from pretrain.model import count_parameters, training_flops
 from pretrain.monitor import Monitor, memory_gib, peak_flops
@@ -104,9 +105,9 @@ class Run:
         self.cursor = Cursor()
         self.builder = BatchBuilder(corpus.train, self.branches, config.packing.row_length, self.tokenizer.pad)
         hf_config = model_config(config, self.tokenizer, longest_position(config, corpus))
-        self.built = build_engine(config, hf_config, self.schedule, ranks)
+        self.built = build_engine(config, hf_config, self.tokenizer, self.schedule, ranks)
         self.engine = self.built.engine
-        self.counts = count_parameters(hf_config)
+        self.counts = count_parameters(hf_config, config.model.lora, special_rows(self.tokenizer))
         self.evaluator = Evaluator(config, corpus, self.tokenizer, self.branches, ranks)
         self.checkpoints = Checkpoints(config.run.folder / "checkpoints", config.checkpoint, ranks)
         self.progress = Progress()
@@ -136,13 +137,14 @@ class Run:
             state = read_state(path)
             self._check_checkpoint(path, state, elsewhere)
             restore(path, self.engine, state)
+            check_canary(self.engine, read_canary(path), state.dtype, ranks.device)
             first, self.checkpoint = state.step, path
             self.progress = Progress(state.label_tokens, state.tokens)
             self.evaluated = dict(state.extra.get("evaluation", {}))
             self.recall(state.extra)
             self.cursor = Cursor(**state.cursor)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
-        ranks.agree(lambda: self.checkpoints.check_room(self.counts.total))
+        ranks.agree(lambda: self.checkpoints.check_room(self.counts.trained))
         self.monitor = ranks.agree(
             lambda: Monitor(
                 config.run.folder, config.logging, active=ranks.is_main, first_step=first, num_steps=self.num_steps
@@ -250,12 +252,16 @@ class Run:
     def _introduce(self, checkpoint: Path | None) -> None:
         config, schedule = self.config, self.schedule
         plan = schedule.plan(0)
+        only = f" (LoRA trains {self.counts.trained:,})" if config.model.lora.rank else ""
         used = plan.num_tokens.sum() / (plan.num_rows * config.packing.row_length)
         self.monitor.say(
-            f"{self.counts.total:,} parameters, {len(self.corpus.train):,} records, "
+            f"{self.counts.total:,} parameters{only}, {len(self.corpus.train):,} records, "
             f"{'' if self.rows_counted else 'about '}{self.rows_per_epoch:,} rows an epoch "
             f"({used:.1%} of positions used), {self.num_steps:,} steps of {config.train.rows_per_step} rows"
         )
+        opened = config.model.path and config.tokenizer.path
+        if opened and (added := load(opened, config.tokenizer).added):
+            self.monitor.say(f"note: the tokenizer had no {' '.join(added)}: added, with embeddings to be trained")
         epochs = self.num_steps * config.train.rows_per_step / self.rows_per_epoch
         for line in mixture_lines(config, self.corpus, epochs):
             self.monitor.say(line)
@@ -312,6 +318,7 @@ class Run:
             tokens=int(totals.tokens),
             labels=int(totals.labels),
             visible=int(totals.visible),
+            frozen=bool(config.model.lora.rank),
         )
         if peak and flops:
             metrics["speed/mfu"] = flops / seconds / (peak * self.ranks.world_size)

@@ -260,12 +260,14 @@ def check_errors(folder: Path) -> None:
 
     engine = build("zero0", seed=1)
     engine.module.scale.requires_grad_(False)
+    assert "scale" not in dict(gather_state(engine)), "a frozen parameter was taken"
+    engine.module.stray = torch.nn.Parameter(torch.zeros(2))
     try:
         list(gather_state(engine))
     except DiptychError as error:
-        assert "does not train parameter scale" in str(error), error
+        assert "stray is in none of the optimizer's groups" in str(error), error
     else:
-        raise AssertionError("a frozen parameter was taken")
+        raise AssertionError("a parameter that nothing trains was taken")
 
 
 def main(folder: Path, *cases: str) -> None:

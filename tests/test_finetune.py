@@ -1,13 +1,14 @@
 """Fine-tuning: the engine of pre-training with a prompt around each pair; the checkpoint is chosen by validation."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from ranks import run_ranks
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from finetune.config import FinetuneConfig
 from finetune.evaluate import read_arguments
@@ -140,6 +141,7 @@ def test_a_larger_vocabulary_keeps_the_old_rows(folder: Path, trained: Path) -> 
         (["packing.layout=independent"], "packing.layout"),
         (["stoping.patience=3"], "stoping: unknown key; did you mean stopping?"),
         (["task.style=chat"], "style"),
+        (["model.lora.rank=4"], "LoRA trains a model that is there; name it with path"),
     ],
 )
 def test_wrong_settings_stop_with_one_clear_line(folder: Path, overrides: list[str], message: str) -> None:
@@ -159,3 +161,33 @@ def test_every_example_fits_a_row_with_its_prompt(folder: Path) -> None:
     assert framed.longest_view(128) == longest
     with pytest.raises(DiptychError, match=r"packing\.row_length: 16 tokens do not hold the prompt's"):
         with_room(load_config(path, ["packing.row_length=16"], FinetuneConfig))
+
+
+def test_lora_trains_little_resumes_and_is_merged(folder: Path, trained: Path) -> None:
+    """ZeRO-3 on two ranks and one process without it end alike; a run goes on bit for bit, and not on another base."""
+    base = folder / "lora-base"
+    shutil.copytree(trained / "export", base)
+    common = [f"model={{path: {base}, lora: {{rank: 4}}}}", "tokenizer={predictor_tokens: 5}"]
+    common += ["evaluation.answers=0", "stopping.metric=eval/lm_loss", "checkpoint={every: 4, keep_last: 3}"]
+    _, output = start(folder, "lora-zero3", *common, ranks=2)
+    assert "(LoRA trains " in output and "the tokenizer had no [PRED_5]: added" in output
+    start(folder, "lora-plain", *common, "deepspeed.zero_stage=0")
+    weights = [load_file(folder / name / "export" / "model.safetensors") for name in ("lora-zero3", "lora-plain")]
+    assert weights[0].keys() == load_file(base / "model.safetensors").keys()
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], atol=1e-5, rtol=1e-4)
+
+    run = folder / "lora-plain"
+    for left in ("checkpoints/step_00000012", "export"):
+        shutil.rmtree(run / left)
+    code, output = start(folder, "lora-plain", *common, "deepspeed.zero_stage=0")
+    assert code == 0 and "resumed from" in output
+    again = load_file(run / "export" / "model.safetensors")
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in again.items())
+
+    changed = load_file(base / "model.safetensors")
+    changed["model.embed_tokens.weight"] *= 1.5
+    save_file(changed, base / "model.safetensors", metadata={"format": "pt"})
+    shutil.rmtree(run / "export")
+    code, output = start(folder, "lora-plain", *common, "deepspeed.zero_stage=0", check=False)
+    assert code == 1 and "gives other logits than when the checkpoint was written" in output, output
