@@ -15,9 +15,6 @@ from pretrain.tokenizer import BOS, Tokenizer, TokenizerConfig, load
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-BASE_RECORD = "base_model.json"
-"""File beside an adapter that holds the fingerprint of the base that it was trained on."""
-
 _WEIGHTS = ("*.safetensors", "*.bin")
 _DECIDING = ("config.json", "adapter_config.json", *_WEIGHTS, "*.py")
 
@@ -75,7 +72,7 @@ def find_base(adapter: Path, given: str | None, *, trust_remote_code: bool = Fal
         trust_remote_code: As there.
 
     Raises:
-        DiptychError: There is no base, it is not the one that the adapter was trained on, or it is not needed.
+        DiptychError: There is no base, or it is not needed.
     """
     if not _is_adapter(adapter):
         if given is not None:
@@ -89,15 +86,7 @@ def find_base(adapter: Path, given: str | None, *, trust_remote_code: bool = Fal
     except DiptychError as error:
         hint = "" if given else "; give the adapter's base with --base"
         raise DiptychError(f"{adapter}: base model {error}{hint}") from None
-    record = adapter / BASE_RECORD
-    if record.is_file() and _read(record).get("fingerprint") != fingerprint([base]):
-        raise DiptychError(f"{adapter}: was trained on another base than {base}; give its own with --base")
     return base
-
-
-def record_base(adapter: Path, base: Path) -> None:
-    """Writes beside an adapter which base it was trained on, for :func:`find_base`."""
-    (adapter / BASE_RECORD).write_text(json.dumps({"fingerprint": fingerprint([base])}) + "\n", encoding="utf-8")
 
 
 def fingerprint(folders: Sequence[Path]) -> str:
@@ -204,10 +193,7 @@ def _make_room(lm: Any, tokenizer: Tokenizer) -> list[str]:
 
 
 def _with_adapter(lm: Any, folder: Path) -> Any:
-    try:
-        from peft import PeftModel, get_peft_model_state_dict  # type: ignore[import-not-found]
-    except ImportError:
-        raise DiptychError(f"{folder}: is a LoRA adapter, which needs peft; pip install peft") from None
+    from peft import PeftModel, get_peft_model_state_dict  # here: importing it takes seconds
     from safetensors import safe_open
 
     weights = folder / "adapter_model.safetensors"

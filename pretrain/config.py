@@ -240,6 +240,15 @@ class EvaluationConfig(Section):
     new_tokens: int = Field(48, ge=1, description="Most tokens of a continuation (greedy).")
 
 
+class ProbeConfig(Section):
+    """A linear probe of held-out embeddings while training; whole reports are made by ``python -m probes``."""
+
+    every: int = Field(
+        0, ge=0, description="Steps between probes; 0: none. Needs held-out records with labels (reviews have them)."
+    )
+    max_records: int = Field(2048, ge=20, description="Held-out records that are probed, at most.")
+
+
 class LoggingConfig(Section):
     """What is written while training."""
 
@@ -265,4 +274,5 @@ class Config(Section):
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), json_schema_extra=FREE)
     evaluation: EvaluationConfig = Field(EvaluationConfig(), json_schema_extra=FREE)
+    probe: ProbeConfig = Field(ProbeConfig(), json_schema_extra=FREE)
     logging: LoggingConfig = Field(LoggingConfig(), json_schema_extra=FREE)

@@ -158,17 +158,18 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
     checkpoint_bytes = counts.trained * 12
     say(f"disk per checkpoint   {_size(checkpoint_bytes)}")
     builder = BatchBuilder(corpus.train, branches, config.packing.row_length, tokenizer.pad)
-    free = _free_memory(ranks)
+    free, model = _free_memory(ranks), config.model
     if memory.device <= free:
         name, rows_here = "mock step", schedule.micro_batch_rows
     else:
         hf_config, rows_here = _shrunken(hf_config), 1
+        model = model.model_copy(update={"path": None})  # whose weights fit no shrunken model
         name = f"mock step of a shrunken model ({_size(memory.device)} do not fit the {_size(free)} free here)"
     # One micro-batch on each rank: accumulation would only repeat it.
     train = config.train.model_copy(
         update={"micro_batch_rows": rows_here, "rows_per_step": rows_here * ranks.world_size}
     )
-    mock = config.model_copy(update={"train": train})
+    mock = config.model_copy(update={"train": train, "model": model})
     loss, norm = _mock_step(mock, corpus, hf_config, tokenizer, builder, objective, ranks)
     say(f"{name}: loss {loss:.4f}, gradient norm {norm:.3f}; nothing was written")
 

@@ -1,7 +1,8 @@
 """From a checkpoint to a plain Hugging Face folder: ``python -m pretrain.export CHECKPOINT_OR_RUN OUT``.
 
 The folder opens with ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained``, without any of our
-code. Before it gets its name it is loaded again and its logits are compared with those that the running engine gave
+code. A model that is Python code of its own is exported with it; that code runs, so ``--trust-remote-code`` must be
+given. Before it gets its name it is loaded again and its logits are compared with those that the running engine gave
 when it wrote the checkpoint.
 """
 
@@ -19,7 +20,11 @@ from pretrain import __version__
 from pretrain.checkpoint import RunState, checkpoint_name, read_canary, read_state, read_weights
 from pretrain.command import run_command
 from pretrain.errors import DiptychError
-from pretrain.model import plain_attention
+from pretrain.existing_weights import load_existing
+from pretrain.initialization import causal_lm, has_own_code
+from pretrain.lora import LoraConfig, merged_weights, special_rows
+from pretrain.model import build_model, plain_attention
+from pretrain.tokenizer import TokenizerConfig, load
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 """Largest accepted norm of the difference of logits over their norm; bfloat16 rounds differently on each device."""
@@ -29,6 +34,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
     """Writes the Hugging Face folder of a checkpoint.
+
+    Runs the Python code of the model at ``model.path`` if the run was allowed to; the folder then holds that code.
 
     Args:
         checkpoint: A whole checkpoint.
@@ -41,7 +48,6 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
     Raises:
         DiptychError: ``out`` exists, cannot be written, or the reloaded model gives other logits.
     """
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -49,18 +55,20 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
         raise DiptychError(f"{out}: exists already; export into a new folder")
     state = read_state(checkpoint)
     dtype = _DTYPES[state.dtype]
-    fields = dict(state.model)
-    hf_config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
+    hf_config = _config(state)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
-    weights = {name: tensor.to(dtype) for name, tensor in read_weights(checkpoint).items()}
+        model = causal_lm(hf_config, dtype=dtype)
+    trained = read_weights(checkpoint)
+    if state.identity.get("model.lora.rank"):
+        trained = _merged(hf_config, trained, state, tokenizer_folder)
+    weights = {name: tensor.to(dtype) for name, tensor in trained.items()}
     scratch = out.with_name(out.name + ".tmp")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.copytree(tokenizer_folder, scratch)
         _write_model(model, weights, scratch)
         difference = _compare(scratch, read_canary(checkpoint), state)
-        card = model_card(state, difference, _tokenizer_class(scratch))
+        card = model_card(state, difference, _tokenizer_class(scratch, trusted=has_own_code(hf_config)))
         (scratch / "README.md").write_text(card, encoding="utf-8")
         os.replace(scratch, out)
     except OSError as error:
@@ -68,6 +76,37 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return difference
+
+
+def _config(state: RunState) -> Any:
+    """The Hugging Face config of a checkpoint's model; of one with code of its own, found again at ``model.path``."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    fields, path = dict(state.model), state.identity.get("model.path")
+    if not (state.identity.get("model.trust_remote_code") and "auto_map" in fields):
+        return CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
+    try:
+        hf_config = type(AutoConfig.from_pretrained(path, trust_remote_code=True)).from_dict(fields)
+    except Exception as error:  # transformers, the hub and remote code raise all kinds
+        message = " ".join(str(error).split())[:300]
+        raise DiptychError(
+            f"model.path: {path}: the Python code of the model cannot be opened any more: {message}; put it back"
+        ) from error
+    hf_config._name_or_path = path  # where its code is
+    return hf_config
+
+
+def _merged(
+    hf_config: Any, trained: Mapping[str, Tensor], state: RunState, tokenizer_folder: Path
+) -> dict[str, Tensor]:
+    """The whole model of a checkpoint that holds only what LoRA trains."""
+    settings = state.identity
+    lora = {key.removeprefix("model.lora."): value for key, value in settings.items() if key.startswith("model.lora.")}
+    tokenizer = load(tokenizer_folder, TokenizerConfig(predictor_tokens=settings["tokenizer.predictor_tokens"]))
+    # As the run began: rows that the base has not keep their first values, which the seed decides.
+    lm = build_model(hf_config, seed=settings["run.seed"], zero3_config=None, dtype=torch.float32, attention="eager")
+    load_existing(lm, settings["model.path"], trust_remote_code=settings["model.trust_remote_code"])
+    return merged_weights(lm, LoraConfig(**lora), trained, ids=special_rows(tokenizer))
 
 
 def _write_model(model: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -83,11 +122,12 @@ def _compare(folder: Path, canary: Mapping[str, Tensor], state: RunState) -> flo
     """Loads the folder as a user would and compares logits with the training engine's."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPES[state.dtype]).eval()
+    own_code = bool(state.identity.get("model.trust_remote_code"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPES[state.dtype], trust_remote_code=own_code).eval()
     model.set_attn_implementation(plain_attention(model))
     with torch.no_grad():
         logits = model(canary["ids"]).logits.float()[:, -canary["logits"].shape[1] :]
-    difference = float(torch.linalg.vector_norm(logits - canary["logits"]) / torch.linalg.vector_norm(canary["logits"]))
+    difference = _difference(logits, canary["logits"])
     if not difference <= TOLERANCE[state.dtype]:
         raise DiptychError(
             f"{folder}: reloaded logits differ from the training engine's by {difference:.1e} relative "
@@ -96,7 +136,7 @@ def _compare(folder: Path, canary: Mapping[str, Tensor], state: RunState) -> flo
     return difference
 
 
-def _tokenizer_class(folder: Path) -> str:
+def _tokenizer_class(folder: Path, *, trusted: bool) -> str:
     """The class that a user opens the tokenizer with.
 
     For some model types transformers 5.23's AutoTokenizer rebuilds a tokenizer as that type's own, with other ids.
@@ -105,7 +145,8 @@ def _tokenizer_class(folder: Path) -> str:
 
     text = "A text, with 12 tokens\n  or  more: naïve (x) -> y."
     plain = PreTrainedTokenizerFast.from_pretrained(folder)
-    same = AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == plain(text)["input_ids"]
+    opened = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+    same = opened(text)["input_ids"] == plain(text)["input_ids"]
     return "AutoTokenizer" if same else "PreTrainedTokenizerFast"
 
 
@@ -126,6 +167,25 @@ def canary(engine: Any, ids: Sequence[int], device: torch.device, positions: int
     return {"ids": batch.cpu(), "logits": logits.contiguous()}
 
 
+def check_canary(engine: Any, stored: Mapping[str, Tensor], dtype: str, device: torch.device) -> None:
+    """Checks that a restored engine gives the logits that were stored with its checkpoint. Collective under ZeRO-3.
+
+    Raises:
+        DiptychError: It does not; the limit leaves room for other kernels and numbers of ranks.
+    """
+    positions = stored["logits"].shape[1]
+    difference = _difference(canary(engine, stored["ids"][0].tolist(), device, positions)["logits"], stored["logits"])
+    if not difference <= TOLERANCE[dtype]:
+        raise DiptychError(
+            f"the restored model gives other logits than when the checkpoint was written ({difference:.1e} relative, "
+            f"limit {TOLERANCE[dtype]:.0e}): were the weights at model.path changed, or a package? Do not go on from it"
+        )
+
+
+def _difference(logits: Tensor, stored: Tensor) -> float:
+    return float(torch.linalg.vector_norm(logits - stored) / torch.linalg.vector_norm(stored))
+
+
 def model_card(state: RunState, difference: float, tokenizer_class: str) -> str:
     """The README of an exported model."""
     identity, facts = state.identity, state.extra
@@ -135,7 +195,9 @@ def model_card(state: RunState, difference: float, tokenizer_class: str) -> str:
     figures = dict(facts.get("evaluation", {}))
     evaluated = f" after step {figures.pop('step'):,}" if figures else ""
     evaluation = "\n".join(f"- `{name}`: {value:.4f}" for name, value in figures.items())
-    plain = not identity.get("objective.lambda")
+    plain, base = not identity.get("objective.lambda"), identity.get("model.path")
+    start = f"from `{Path(base).name}`" if base else "**from scratch**"
+    start += f" (LoRA of rank {identity['model.lora.rank']}, merged)" if identity.get("model.lora.rank") else ""
     losses = "next-token loss" if plain else "next-token loss and embedding prediction (arXiv 2509.14252)"
     data = "\n".join(f"- {line}" for line in facts.get("data", []))
     return f"""---
@@ -146,13 +208,13 @@ tags: [diptych, llm-jepa]
 
 # {facts.get("name", "model")}
 
-A {state.model["model_type"]} language model with {facts.get("parameters", 0):,} parameters, trained **from scratch**
+A {state.model["model_type"]} language model with {facts.get("parameters", 0):,} parameters, trained {start}
 with Diptych {__version__} on multi-view text: {losses}.
 
 ```python
 from transformers import AutoModelForCausalLM, {tokenizer_class}
 
-model = AutoModelForCausalLM.from_pretrained("PATH")
+model = AutoModelForCausalLM.from_pretrained("PATH"{", trust_remote_code=True" if "auto_map" in state.model else ""})
 tokenizer = {tokenizer_class}.from_pretrained("PATH")
 ```
 
@@ -183,6 +245,8 @@ Reloaded from this folder, the logits differ from those of the training engine b
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain.export``."""
+    trusted = "--trust-remote-code" in argv
+    argv = [argument for argument in argv if argument != "--trust-remote-code"]
     if len(argv) != 2 or argv[0].startswith("-"):
         print(__doc__)
         return 0 if argv and argv[0] in ("-h", "--help") else 2
@@ -202,6 +266,12 @@ def main(argv: Sequence[str]) -> int:
     tokenizer = source.parent.parent / "tokenizer"
     if not tokenizer.is_dir():
         raise DiptychError(f"{tokenizer}: no tokenizer; a checkpoint is exported from within its run folder")
+    settings = read_state(source).identity
+    if settings.get("model.trust_remote_code") and not trusted:
+        raise DiptychError(
+            f"{source}: exporting it runs the Python code of {settings['model.path']}; give --trust-remote-code if you "
+            "trust it"
+        )
     difference = export(source, tokenizer, out)
     print(
         f"{out}: {checkpoint_name(read_state(source).step)}, logits differ by {difference:.1e} from the training run's"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_tie_weights
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from pretrain.errors import DiptychError
 
@@ -45,6 +46,25 @@ def refuse_second_zero3() -> None:
         raise DiptychError("an HfDeepSpeedConfig is alive, so transformers would partition models by itself. Drop it")
 
 
+def has_own_code(hf_config: Any) -> bool:
+    """True if the config's class is Python code that a model brought along; it was then loaded with permission."""
+    module: str = type(hf_config).__module__
+    return module.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+
+
+def causal_lm(hf_config: Any, **settings: Any) -> Any:
+    """Builds the causal LM of a config, by the model's own code where the config's class is such code.
+
+    Args:
+        hf_config: Config of the model; it is not changed.
+        settings: Of ``AutoModelForCausalLM.from_config``.
+    """
+    # deepcopy: from_config writes the dtype and the attention implementation into the config it is given.
+    return AutoModelForCausalLM.from_config(
+        copy.deepcopy(hf_config), trust_remote_code=has_own_code(hf_config), **settings
+    )
+
+
 def meta_model(hf_config: Any, *, tied: bool = True) -> Any:
     """Builds the causal LM of a Hugging Face config on the meta device: all names and shapes, no memory.
 
@@ -57,8 +77,7 @@ def meta_model(hf_config: Any, *, tied: bool = True) -> Any:
         stack.enter_context(torch.device("meta"))
         if not tied:
             stack.enter_context(no_tie_weights())
-        # deepcopy: from_config writes the dtype and the attention implementation into the config it is given.
-        return AutoModelForCausalLM.from_config(copy.deepcopy(hf_config))
+        return causal_lm(hf_config)
 
 
 def module_seed(seed: int, name: str) -> int:

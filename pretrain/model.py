@@ -1,23 +1,26 @@
 """The model: a Hugging Face causal LM built from a config, with first values that depend on the seed alone."""
 
-import copy
 import difflib
 import inspect
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import HF_MODULES_CACHE
 
 from pretrain.errors import DiptychError
-from pretrain.initialization import initialize, meta_model, refuse_second_zero3
+from pretrain.initialization import causal_lm, has_own_code, initialize, meta_model, refuse_second_zero3
+from pretrain.lora import LoraConfig, add_lora
 from pretrain.network import cap_logits
 
 _TOKENIZER = "it comes from the tokenizer"
@@ -73,6 +76,7 @@ class ModelConfig(BaseModel):
     )
 
     trust_remote_code: bool = Field(False, description="Run the Python code that the model at path brings along.")
+    lora: LoraConfig = Field(LoraConfig(), description="Low-rank updates in place of all weights.")
 
     @model_validator(mode="after")
     def _fields_belong_to_type(self) -> "ModelConfig":
@@ -80,6 +84,8 @@ class ModelConfig(BaseModel):
             if given := {"type", "fields"} & self.model_fields_set:
                 raise ValueError(f"give path, or type and fields: the model at path has its own {' and '.join(given)}")
             return self
+        if self.lora.rank:
+            raise ValueError("lora.rank: LoRA trains a model that is there; name it with path, or leave lora out")
         if "type" in self.model_fields_set and self.type != "llama" and "fields" not in self.model_fields_set:
             raise ValueError(f"model.fields: give the sizes of the {self.type!r} model (the default sizes are llama's)")
         return self
@@ -92,11 +98,13 @@ class ParameterCounts(NamedTuple):
         total: All parameters.
         embedding: The token embedding, a table of which a token reads one row; 0 if it is tied to the head.
         head: The output head, a matrix product for every label.
+        trained: All but those that LoRA freezes.
     """
 
     total: int
     embedding: int
     head: int
+    trained: int
 
 
 def hf_config(
@@ -159,21 +167,59 @@ def _checked(result: Any, positions: int) -> Any:
 def _existing_config(config: ModelConfig, positions: int) -> Any:
     """The config of the model at ``model.path``."""
     assert config.path is not None
-    folder = Path(config.path).expanduser()
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise DiptychError(f"model.path: {config.path}: is no Hugging Face model (no config.json)")
+    if problem := _path_problem(config):
+        raise DiptychError(f"model.path: {config.path}: {problem}")
     try:
-        result = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+        if config.trust_remote_code:
+            # Ranks of one machine share the folder that transformers copies a model's code into, file by file.
+            Path(HF_MODULES_CACHE).mkdir(parents=True, exist_ok=True)
+            with FileLock(Path(HF_MODULES_CACHE) / "diptych.lock"):
+                meta_model(result := AutoConfig.from_pretrained(config.path, trust_remote_code=True))
+        else:
+            result = AutoConfig.from_pretrained(config.path, trust_remote_code=False)
     except Exception as error:  # transformers, the hub and remote code raise all kinds
         message = " ".join(str(error).split())[:300]
-        raise DiptychError(f"model.path: {config.path}: cannot be opened as a Hugging Face model: {message}") from error
-    available = getattr(result, "max_position_embeddings", None)
+        hint = "; is its code for another version of transformers?" if config.trust_remote_code else ""
+        raise DiptychError(
+            f"model.path: {config.path}: cannot be opened as a Hugging Face model: {message}{hint}"
+        ) from error
+    named = (getattr(result, name, None) for name in ("max_position_embeddings", "max_context_length"))
+    available = next((length for length in named if isinstance(length, int)), None)
     if available is not None and available < positions:
         raise DiptychError(
             f"model.path: {config.path}: has {available} positions, but the longest example needs {positions}; lower "
             "data.max_view_tokens"
         )
     return result
+
+
+def _path_problem(config: ModelConfig) -> str | None:
+    """What keeps the model at ``model.path`` from being opened, as far as its file names and its config say.
+
+    None of its code runs here. Of a hub name only the config is looked at.
+    """
+    assert config.path is not None
+    folder, trusted = Path(config.path).expanduser(), config.trust_remote_code
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            return "is no Hugging Face model (no config.json)"
+        pickled = any(folder.glob("*.bin"))
+        if not any(folder.glob("*.safetensors")) and not (pickled and trusted):
+            why = "only pickled ones, which can run code: convert them, or set model.trust_remote_code=true"
+            return f"holds no safetensors weights{', ' + why if pickled else ''}"
+    try:
+        code = PretrainedConfig.get_config_dict(config.path)[0].get("auto_map") or {}
+    except Exception as error:  # transformers and the hub raise all kinds
+        return f"cannot be opened as a Hugging Face model: {' '.join(str(error).split())[:300]}"
+    named = {"AutoConfig", "AutoModelForCausalLM"} & code.keys()
+    if named and not trusted:
+        return (
+            "is Python code of its own; set model.trust_remote_code=true if you trust it, or take auto_map out of its "
+            "config.json if transformers' own class is meant"
+        )
+    if len(named) == 1:
+        return f"brings code for {named.pop()} alone; auto_map must name both AutoConfig and AutoModelForCausalLM"
+    return None
 
 
 def build_model(
@@ -200,9 +246,7 @@ def build_model(
 
             stack.enter_context(deepspeed.zero.Init(config_dict_or_path=zero3_config))
         try:
-            model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(hf_config), dtype=dtype, attn_implementation=_HF_ATTENTION[attention]
-            )
+            model = causal_lm(hf_config, dtype=dtype, attn_implementation=_HF_ATTENTION[attention])
         except (ValueError, ImportError) as error:
             message = " ".join(str(error).split())
             raise DiptychError(f"model: transformers cannot build {hf_config.model_type!r}: {message}") from error
@@ -210,7 +254,8 @@ def build_model(
     found = model.get_input_embeddings().weight.dtype
     if found != dtype:
         raise DiptychError(f"model: asked for {dtype} parameters, but the DeepSpeed config makes {found} ones")
-    initialize(model, seed=seed)
+    if not has_own_code(hf_config):  # whose values are all loaded (load_existing)
+        initialize(model, seed=seed)
     return model
 
 
@@ -218,10 +263,12 @@ def choose_attention(config: ModelConfig, hf_config: Any, device_type: str) -> L
     """Resolves ``model.attention: auto``: flex on CUDA if the model has it, else :func:`plain_attention`."""
     if config.attention != "auto":
         return config.attention
+    twin = meta_model(hf_config)
+    if has_own_code(hf_config):  # which is checked with this kernel (conformance.layout_problem)
+        return plain_attention(twin)
     width = getattr(hf_config, "head_dim", None) or hf_config.hidden_size // hf_config.num_attention_heads
     # FlexAttention's kernels take heads of 16 and wider and know no dropout (torch 2.13, transformers 5.23).
     fits = width >= 16 and not getattr(hf_config, "attention_dropout", 0)
-    twin = meta_model(hf_config)
     return "flex" if device_type == "cuda" and fits and twin._supports_flex_attn else plain_attention(twin)
 
 
@@ -230,22 +277,35 @@ def plain_attention(model: Any) -> Literal["sdpa", "eager"]:
     return "sdpa" if model._supports_sdpa else "eager"
 
 
-def num_parameters(model: nn.Module) -> int:
-    """Returns the number of parameters, also of a partitioned model; shared parameters count once."""
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+def num_parameters(model: nn.Module, *, trained: bool = False) -> int:
+    """Returns the number of (trained) parameters, also of a partitioned model; shared parameters count once."""
+    parameters = (parameter for parameter in model.parameters() if parameter.requires_grad or not trained)
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
 
 
-def count_parameters(hf_config: Any) -> ParameterCounts:
-    """Counts the parameters of a config without building the model."""
+def count_parameters(hf_config: Any, lora: LoraConfig | None = None, ids: Sequence[int] = ()) -> ParameterCounts:
+    """Counts the parameters of a config without building the model.
+
+    Args:
+        hf_config: The model's config.
+        lora: How it is trained.
+        ids: From ``lora.special_rows``.
+    """
     twin = meta_model(hf_config)
     embedding, head = twin.get_input_embeddings(), twin.get_output_embeddings()
     tied = embedding.weight is head.weight
-    return ParameterCounts(
-        num_parameters(twin), 0 if tied else embedding.weight.numel(), sum(p.numel() for p in head.parameters())
+    counts = ParameterCounts(
+        total := num_parameters(twin), 0 if tied else embedding.weight.numel(), num_parameters(head), total
     )
+    if lora is None or not lora.rank:
+        return counts
+    add_lora(twin, lora, ids=ids, seed=0)
+    return counts._replace(trained=num_parameters(twin, trained=True))
 
 
-def training_flops(hf_config: Any, counts: ParameterCounts, *, tokens: int, labels: int, visible: int) -> int | None:
+def training_flops(
+    hf_config: Any, counts: ParameterCounts, *, tokens: int, labels: int, visible: int, frozen: bool = False
+) -> int | None:
     """Estimates the floating-point operations of forward and backward, without recomputation.
 
     Args:
@@ -254,16 +314,20 @@ def training_flops(hf_config: Any, counts: ParameterCounts, *, tokens: int, labe
         tokens: Tokens that pass the blocks.
         labels: Positions at which the head runs.
         visible: Pairs (token, token it sees), summed over all tokens.
+        frozen: The weights need no gradient (LoRA, whose own products are left out).
 
     Returns:
-        The estimate, or None for a mixture of experts, where a token passes only some of the parameters.
+        The estimate, or None for a mixture of experts, where a token passes only some of the parameters, and for
+        layers that differ in size.
     """
     if any(getattr(hf_config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
         return None
-    heads = hf_config.num_attention_heads
+    heads = getattr(hf_config, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        return None
     width = heads * (getattr(hf_config, "head_dim", None) or hf_config.hidden_size // heads)
     products = (counts.total - counts.embedding - counts.head) * tokens + counts.head * labels
-    return int(6 * products + 12 * hf_config.num_hidden_layers * width * visible)
+    return int((4 if frozen else 6) * products + 12 * hf_config.num_hidden_layers * width * visible)
 
 
 def check_plain_head(model: Any) -> None:
@@ -332,7 +396,10 @@ def _nearest(name: str, known: Any) -> str:
 
 
 def model_problems(config: ModelConfig) -> list[str]:
-    """What is wrong with the section by its names alone: an unknown type, fields that the type has not."""
+    """What is wrong with the section by its names alone: an unknown type, fields that the type has not, no model."""
+    if config.path is not None:
+        problem = _path_problem(config) if Path(config.path).expanduser().exists() else None
+        return [f"model.path: {config.path}: {problem}"] if problem else []
     try:
         config_class = _config_class(config)
     except DiptychError as error:
@@ -407,7 +474,7 @@ def _refuse_model(model_type: str, twin: Any) -> None:
     if twin._is_stateful or missing:
         why = "carries a recurrent state" if twin._is_stateful else f"takes no {' or '.join(sorted(missing))}"
         raise DiptychError(f"model.type: {model_type!r} {why}, so texts packed into one row would leak into each other")
-    if not (twin._supports_sdpa or twin._supports_flex_attn):
+    if not (twin._supports_sdpa or twin._supports_flex_attn or has_own_code(twin.config)):
         raise DiptychError(f"model.type: {model_type!r} has neither SDPA nor FlexAttention in transformers")
     if any(getattr(module, "is_causal", True) is False for module in twin.modules()):
         raise DiptychError(

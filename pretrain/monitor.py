@@ -116,6 +116,20 @@ class Monitor:
                 f"effective rank {metrics['health/source_effective_rank']:.1f}"
             )
 
+    def log_probe(self, step: int, label_tokens: int, metrics: dict[str, float]) -> None:
+        """Writes what a probe found, over steps and over label tokens."""
+        if not self.active:
+            return
+        self._line({"step": step, "train/label_tokens": label_tokens, **metrics})
+        if self._tensorboard:
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, step)
+                self._tensorboard.add_scalar(name.replace("probe/", "probe_over_tokens/"), value, label_tokens)
+        self.say(
+            f"step {step}  probe: accuracy {metrics['probe/accuracy']:.3f} (majority {metrics['probe/majority']:.3f}, "
+            f"shuffled labels {metrics['probe/shuffled']:.3f})"
+        )
+
     def _left(self, step: int) -> str:
         if self._timed_from is None or step <= self._timed_from[0]:
             return ""

@@ -33,6 +33,7 @@ from pretrain.objectives.mixed import LossTerms, MixedObjective, make_branches
 from pretrain.order import Order
 from pretrain.packing import WindowPlanner
 from pretrain.prepare import prepare
+from pretrain.probing import Prober
 from pretrain.progress import Progress, Totals, sum_over_ranks
 from pretrain.run_folder import check_run_folder, describe_run
 from pretrain.schedule import Cursor, MicroBatch, Schedule, Step
@@ -70,6 +71,7 @@ def train(config: Config, ranks: Ranks, kind: "type[Run]") -> Path:
     with closing(run.monitor):
         if first == 0:
             run.evaluate(0)
+            run.probe(0)
         for step, batches in run.batches(first):
             run.train_step(step, batches)
             done = step.index + 1
@@ -77,6 +79,8 @@ def train(config: Config, ranks: Ranks, kind: "type[Run]") -> Path:
             if last or done % config.evaluation.every == 0:
                 run.evaluate(done)
                 last = last or run.enough
+            if run.prober and (last or done % config.probe.every == 0):
+                run.probe(done)
             if last or run.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0:
                 run.save(done)
             if last:
@@ -109,6 +113,7 @@ class Run:
         self.engine = self.built.engine
         self.counts = count_parameters(hf_config, config.model.lora, special_rows(self.tokenizer))
         self.evaluator = Evaluator(config, corpus, self.tokenizer, self.branches, ranks)
+        self.prober = Prober(config, corpus, self.tokenizer, self.branches, ranks) if config.probe.every else None
         self.checkpoints = Checkpoints(config.run.folder / "checkpoints", config.checkpoint, ranks)
         self.progress = Progress()
         self.grad_norm = math.nan
@@ -214,6 +219,13 @@ class Run:
             self.monitor.samples(done, texts)
 
         self.ranks.agree(write)
+
+    def probe(self, done: int) -> None:
+        """What a linear probe reads from held-out embeddings after ``done`` steps. Collective."""
+        if self.prober is None:
+            return
+        metrics = self.prober.run(self.engine)
+        self.ranks.agree(lambda: self.monitor.log_probe(done, self.progress.label_tokens, metrics))
 
     def save(self, done: int) -> None:
         """Writes a checkpoint. Collective."""

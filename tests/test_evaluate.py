@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from ranks import REPOSITORY, run_ranks
@@ -353,7 +354,6 @@ def test_pickles_and_foreign_code_only_when_trusted(made: Path, tmp_path: Path) 
 
 
 def adapter(base: Path, folder: Path) -> Path:
-    peft = pytest.importorskip("peft")
     lm = LlamaForCausalLM.from_pretrained(base)
     torch.manual_seed(1)
     settings = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
@@ -382,14 +382,6 @@ def test_an_adapter_of_another_base_is_refused(made: Path, tmp_path: Path) -> No
     base = loading.find_base(folder, str(tmp_path / "shallow"))
     with pytest.raises(DiptychError, match="adapter does not fit its base model"):
         loading.load_model(folder, base, dtype="auto", device=torch.device("cpu"))
-    # Of the same shape, but not the same weights: only the record tells.
-    loading.record_base(folder, made / "model")
-    assert loading.find_base(folder, str(made / "model")) == made / "model"
-    other.num_hidden_layers = 2
-    shutil.copytree(made / "model", tmp_path / "alike")
-    LlamaForCausalLM(other).save_pretrained(tmp_path / "alike")
-    with pytest.raises(DiptychError, match="was trained on another base"):
-        loading.find_base(folder, str(tmp_path / "alike"))
     settings = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(
         json.dumps(settings | {"base_model_name_or_path": str(tmp_path / "no")})

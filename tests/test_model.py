@@ -379,7 +379,7 @@ def test_counts_of_a_large_model_need_no_memory() -> None:
     )
     counts = count_parameters(llama3)
     assert time.monotonic() - start < 5
-    assert counts == (8_030_261_248, 128256 * 4096, 128256 * 4096)
+    assert counts == (8_030_261_248, 128256 * 4096, 128256 * 4096, 8_030_261_248)
     assert llama3.rope_parameters["rope_theta"] == 500000.0
     body = counts.total - 2 * 128256 * 4096
     flops = training_flops(llama3, counts, tokens=10, labels=4, visible=55)

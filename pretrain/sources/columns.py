@@ -35,19 +35,24 @@ class RowSource(Source):
         None, min_length=1, description="Field whose equal values stay on one side of the held-out split."
     )
 
+    label: str | None = Field(
+        None, min_length=1, description="Field with the record's class, an integer; only probes while training read it."
+    )
+
     def kept(self, row: Mapping[str, Any]) -> bool:
         """Whether the row is wanted."""
         return all(look_up(row, field) == value for field, value in self.keep.items())
 
     def named(self, row: Mapping[str, Any], views: dict[str, tuple[str, ...]], file: str, line: int) -> Record:
-        """The record of a row with the id and the group that the row says.
+        """The record of a row with the id, the group and the label that the row says.
 
         Raises:
-            Problem: One of them is missing or neither a string nor an integer.
+            Problem: One of them is missing or no such value.
         """
-        if self.id is None and self.group is None:
+        if self.id is None and self.group is None and self.label is None:
             return Record(views, file, line)
-        return Record(views, file, line, _name(row, self.id, "id"), _name(row, self.group, "group"))
+        names = _name(row, self.id, "id"), _name(row, self.group, "group")
+        return Record(views, file, line, *names, _label(row, self.label))
 
 
 class ColumnSource(RowSource):
@@ -95,7 +100,7 @@ class ColumnSource(RowSource):
         available = list(available)
         wanted = [name for names in self.fields.values() for name in ([names] if isinstance(names, str) else names)]
         found = set()
-        for name in [*wanted, *self.keep, *(name for name in (self.id, self.group) if name)]:
+        for name in [*wanted, *self.keep, *(name for name in (self.id, self.group, self.label) if name)]:
             column = name if name in available else name.partition(".")[0]
             if column not in available:
                 raise DiptychError(
@@ -171,6 +176,15 @@ def _name(row: Mapping[str, Any], field: str | None, role: str) -> str | None:
         raise Problem(f"{role} field {field!r} is no string or integer: {_shown(value)}")
     name = str(value)
     return text_of(name, role) if not name.isascii() else name
+
+
+def _label(row: Mapping[str, Any], field: str | None) -> int | None:
+    if field is None:
+        return None
+    value = look_up(row, field)
+    if not isinstance(value, int) or not 0 <= value < 2**31:
+        raise Problem(f"label field {field!r} is no integer from 0 up: {_shown(value)}")
+    return int(value)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,0 +1,98 @@
+"""A small linear probe of held-out embeddings while a model trains; it changes nothing of the run."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pretrain.batch import BatchBuilder
+from pretrain.branches import Branches
+from pretrain.config import Config
+from pretrain.corpus import Corpus
+from pretrain.distributed import Ranks
+from pretrain.errors import DiptychError
+from pretrain.objectives.mixed import MixedObjective
+from pretrain.order import random_keys, sample
+from pretrain.packing import OneWindow, pack
+from pretrain.schedule import Schedule
+from pretrain.tokenizer import Tokenizer
+
+_LEAST = 20
+"""Records with a label that a probe needs."""
+
+
+class Prober:
+    """Cross-validated logistic regression on the embeddings of held-out first views.
+
+    Raises:
+        DiptychError: Too few held-out records have a label, or all have the same.
+    """
+
+    def __init__(self, config: Config, corpus: Corpus, tokenizer: Tokenizer, branches: Branches, ranks: Ranks) -> None:
+        self.ranks = ranks
+        split = corpus.heldout
+        drawn = sample(0, "probe", len(split), config.probe.max_records)
+        labels = {int(record): split.label(int(record)) for record in drawn}
+        self.labels = {record: label for record, label in labels.items() if label is not None}
+        if len(self.labels) < _LEAST or len(set(self.labels.values())) < 2:
+            raise DiptychError(
+                f"probe.every: {len(self.labels)} of {len(drawn)} held-out records have a label, of "
+                f"{len(set(self.labels.values()))} classes; a probe needs {_LEAST} of two. Name the sources' label "
+                "field, or set probe.every=0"
+            )
+        drawn = np.array(sorted(self.labels), dtype=drawn.dtype)
+        plan = pack(
+            drawn,
+            split.pairs(drawn),
+            np.ones(len(drawn), np.bool_),
+            branches,
+            config.packing.row_length,
+            keys=lambda count: random_keys(0, "rows of the probe", 0, count),
+        )
+        self.builder = BatchBuilder(split, branches, config.packing.row_length, tokenizer.pad)
+        self.schedule = Schedule(
+            OneWindow(plan),
+            rows_per_step=plan.num_rows,
+            micro_batch_rows=config.train.micro_batch_rows,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+        self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
+
+    def run(self, engine: Any) -> dict[str, float]:
+        """Accuracy by cross-validation, beside the largest class's share and the same probe on shuffled labels.
+
+        The shuffled labels say what the probe would find where nothing is to be found. Collective.
+        """
+        own: dict[int, Any] = {}
+        engine.eval()
+        with torch.no_grad():
+            for micro_batch in self.schedule.step(0).micro_batches:
+                batch = self.builder.build(micro_batch).to(self.ranks.device)
+                _, states = engine(batch)
+                records = [record for row in micro_batch.rows if row for record in row.examples]
+                if records:
+                    pooled = self.objective.pool(states, batch.source_spans).float().cpu().numpy()
+                    own |= dict(zip(records, pooled, strict=True))
+        engine.train()
+        found = {record: states for part in self.ranks.gather(own) for record, states in part.items()}
+        return self.ranks.on_main(lambda: self._scores(found))
+
+    def _scores(self, found: dict[int, Any]) -> dict[str, float]:
+        from threadpoolctl import threadpool_limits
+
+        from probes.probing.classifier import FOLDS, STRENGTHS, choose_strength
+        from probes.probing.sampling import shuffled_labels
+
+        x = np.stack([found[record] for record in self.labels])
+        _, y = np.unique(np.array(list(self.labels.values())), return_inverse=True)
+
+        def accuracy(labels: Any) -> float:
+            with threadpool_limits(1, user_api="blas"):
+                return choose_strength(x, labels, seed=0, strengths=STRENGTHS, folds=FOLDS, place="probe")[1]
+
+        return {
+            "probe/accuracy": accuracy(y),
+            "probe/majority": float(np.bincount(y).max() / len(y)),
+            "probe/shuffled": accuracy(shuffled_labels(y, 0)),
+        }

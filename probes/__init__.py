@@ -1,0 +1,1 @@
+"""Linear probes on frozen representations, and reports of what they find."""

@@ -1,0 +1,53 @@
+"""Probe frozen representations and write a report.
+
+    python -m probes MODEL [MODEL ...] --data SET [SET ...]
+    deepspeed launch/probe.sh MODEL [MODEL ...] --data SET ...     all GPUs of this node, or of a --hostfile
+
+MODEL is a Hugging Face folder or hub name, a run folder (its export), or a checkpoint of a run; SET is a registered
+name (rotten_tomatoes), NAME=PATH for local files, a path, hub:NAME, or reviews (the embedded grammar). The report is
+index.html, report.md, report.json and pictures. Problems with one set or model leave the others alone; the exit status
+is then 1.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from pretrain.command import exit_rank, run_command
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command ``python -m probes``."""
+    from pretrain.distributed import Ranks, start_ranks
+    from probes.arguments import read_arguments
+
+    settings = read_arguments(argv, str(__doc__))
+    from probes.reporting import write_report, write_tensorboard
+    from probes.run import ProbingRun
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        ranks = start_ranks(60)
+    else:
+        ranks = Ranks(0, 1, torch.accelerator.current_accelerator() or torch.device("cpu"))
+    words = [word for word in argv if not word.startswith("--local_rank")]
+    run = ProbingRun(settings, ranks, shlex.join(["python", "-m", "probes", *words]))
+    report = run.run()
+
+    def write() -> None:
+        page = write_report(report, settings.out)
+        write_tensorboard(report, settings.out / "tensorboard")
+        run.write_projector(settings.out / "tensorboard")
+        print(page, flush=True)
+
+    ranks.on_main(write)
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    status = run_command(main)
+    if torch.distributed.is_initialized():
+        exit_rank(status)
+    sys.exit(status)

@@ -1,0 +1,156 @@
+"""The command line of a probing run."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from pretrain.errors import DiptychError
+from probes.encoding.origin import checkpoints_of
+from probes.sets import SetOptions
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a probing run does.
+
+    Attributes:
+        models: Where each model is, by its name in the report.
+        sets: Specs of the labelled sets (``probes.sets.load_set``).
+        options: How sets are read.
+        pairs: JSON Lines with two views a line, whose geometry is measured; None: without.
+        pair_fields: Names of those views' fields.
+        out: Folder of the report.
+        cache: Folder of cached representations.
+        poolings: How a text's states become one vector.
+        seeds: Number of seeds.
+        sizes: Training sizes of the learning curve; all examples always are the last one.
+        random_twins: Whether each architecture is also probed with random weights.
+        max_tokens: Most tokens of a text; None: the context.
+        batch_tokens: Positions of a forward pass.
+        dtype: Type of the weights.
+        trust_remote_code: Run Python code that models bring along.
+        title: Of the report.
+    """
+
+    models: dict[str, str]
+    sets: tuple[str, ...]
+    options: SetOptions
+    pairs: Path | None
+    pair_fields: tuple[str, str]
+    out: Path
+    cache: Path
+    poolings: tuple[str, ...]
+    seeds: int
+    sizes: tuple[int, ...]
+    random_twins: bool
+    max_tokens: int | None
+    batch_tokens: int
+    dtype: str
+    trust_remote_code: bool
+    title: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise DiptychError(f"{message}; python -m probes --help lists all options")
+
+
+def read_arguments(argv: Sequence[str], description: str) -> Settings:
+    """Parses the command line.
+
+    Raises:
+        DiptychError: An option is unknown, missing or wrong, or two models have one name.
+    """
+    parser = _Parser(
+        "python -m probes",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("models", nargs="+", metavar="MODEL", help="[NAME=]folder of a model, run or checkpoint, or a hub name")
+    add("--data", nargs="+", required=True, metavar="SET", help="a registered name, NAME=PATH, a path, or hub:NAME")
+    add("--checkpoints", action="store_true", help="a run folder stands for all of its checkpoints")
+    add("--pairs", type=Path, metavar="FILE", help="JSON Lines with two views a line: their geometry is measured")
+    add("--pair-fields", nargs=2, default=["text", "code"], metavar="FIELD", help="of --pairs (text code)")
+    add("--out", type=Path, default=Path("runs/probes"), metavar="DIR", help="the report (runs/probes)")
+    add("--cache", type=Path, metavar="DIR", help="representations that are kept (OUT/cache)")
+    add("--pooling", nargs="+", default=["last", "mean"], metavar="P", help="of last, mean, pred (last mean)")
+    add("--seeds", type=_positive, default=3, metavar="N", help="folds, subsets and random weights (3)")
+    add("--sizes", nargs="*", type=_positive, metavar="N", help="training sizes of the curve (100 300 1000 3000 ...)")
+    add("--no-random", action="store_true", help="leave out the same architecture with random weights")
+    add("--text", nargs="+", metavar="COLUMN", help="columns that make up a text (text, sentence or review)")
+    add("--label", metavar="COLUMN", help="column of the class (label)")
+    add("--train-split", metavar="NAME", help="split to train on (train)")
+    add("--test-split", metavar="NAME", help="split to test on (test)")
+    add("--max-train", type=_positive, metavar="N", help="most training texts of a set")
+    add("--max-test", type=_positive, metavar="N", help="most test texts of a set")
+    add("--max-tokens", type=_positive, metavar="N", help="most tokens of a text (the context)")
+    add("--batch-tokens", type=_positive, default=2048, metavar="N", help="positions of a forward pass (2048)")
+    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="float32", help="of weights (float32)")
+    add("--trust-remote-code", action="store_true", help="run Python code of the models, open pickled weights")
+    add("--title", default="Linear probes", help="of the report")
+    found = parser.parse_args([word for word in argv if not word.startswith("--local_rank")])
+    options = SetOptions(
+        text=tuple(found.text) if found.text else None,
+        label=found.label,
+        train_split=found.train_split,
+        test_split=found.test_split,
+        max_train=found.max_train,
+        max_test=found.max_test,
+    )
+    return Settings(
+        models=_models(found.models, found.checkpoints),
+        sets=tuple(found.data),
+        options=options,
+        pairs=found.pairs,
+        pair_fields=tuple(found.pair_fields),
+        out=found.out,
+        cache=found.cache or found.out / "cache",
+        poolings=tuple(found.pooling),
+        seeds=found.seeds,
+        sizes=tuple(sorted(set(found.sizes or ()))) if found.sizes is not None else (),
+        random_twins=not found.no_random,
+        max_tokens=found.max_tokens,
+        batch_tokens=found.batch_tokens,
+        dtype=found.dtype,
+        trust_remote_code=found.trust_remote_code,
+        title=found.title,
+    )
+
+
+def _models(given: Sequence[str], checkpoints: bool) -> dict[str, str]:
+    """Where each model is, by name; a name that is not given comes from the path."""
+    models: dict[str, str] = {}
+    for word in given:
+        name, equals, path = word.partition("=")
+        if not equals or not name or Path(word).exists():
+            name, path = _name(word), word
+        places = {name: path}
+        if checkpoints and (Path(path) / "checkpoints").is_dir():
+            places = {f"{name}@{int(place.name.split('_')[-1])}": str(place) for place in checkpoints_of(Path(path))}
+        for key, place in places.items():
+            if key in models:
+                raise DiptychError(f"{place}: a second model called {key!r}; name it, as in NAME={place}")
+            models[key] = place
+    return models
+
+
+def _name(path: str) -> str:
+    """A folder's name; that of the run where it is the run's export or checkpoint."""
+    folder = Path(path)
+    parts = [part for part in folder.parts if part not in ("/", ".", "..")]
+    if len(parts) > 1 and parts[-1] == "export":
+        return parts[-2]
+    if len(parts) > 2 and parts[-2] == "checkpoints":
+        return f"{parts[-3]}@{int(parts[-1].split('_')[-1])}" if parts[-1].startswith("step_") else parts[-1]
+    return parts[-1] if parts else path
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("needs at least 1")
+    return number

@@ -1,0 +1,262 @@
+"""Texts to pooled hidden states: every layer and pooling from one forward pass."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import tqdm
+
+from pretrain.branches import IntArray
+from pretrain.distributed import Ranks
+from pretrain.errors import DiptychError
+from pretrain.tokenizer import check_text
+from probes.encoding.cache import CacheFolder, FloatArray, Memory, Shape, Store
+from probes.encoding.forward import pooled
+from probes.encoding.pooling import POOLINGS
+from probes.encoding.probed_model import ProbedModel
+from probes.encoding.rows import Batch, lay_out, make_batches
+
+WINDOW_TEXTS = 256, 8192
+"""Fewest and most texts that are sorted by length together."""
+
+WINDOW_BYTES = 2**25
+"""Pooled states of a window, if it holds more than the fewest texts."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Representations of texts, in the order of the texts.
+
+    Attributes:
+        layers: Number of layers: 0 the embeddings, i the output of block i, the last one after the final norm.
+        poolings: Their names.
+        truncated: Texts longer than the context, of which the beginning was read.
+        notes: Such as a broken cache file that was replaced, for people.
+    """
+
+    layers: int
+    poolings: tuple[str, ...]
+    truncated: int
+    notes: tuple[str, ...]
+    _states: CacheFolder | Memory = field(repr=False)
+
+    def get(self, layer: int, pooling: str) -> FloatArray:
+        """One representation of all texts.
+
+        Args:
+            layer: 0 to ``layers - 1``.
+            pooling: One of ``poolings``.
+
+        Returns:
+            Shape [texts, width]; not to be changed, it may be a file's.
+        """
+        place = self.poolings.index(pooling)
+        if not 0 <= layer < self.layers:
+            raise IndexError(f"layer {layer} of {self.layers}")
+        if isinstance(self._states, CacheFolder):
+            return self._states.read(layer, place)
+        states: FloatArray = self._states.values[layer, place]
+        return states
+
+
+def encode(
+    model: ProbedModel,
+    texts: Sequence[str],
+    *,
+    poolings: Sequence[str] = ("last", "mean"),
+    batch_tokens: int = 2048,
+    max_tokens: int | None = None,
+    cache: Path | None = None,
+    ranks: Ranks | None = None,
+    progress: bool = True,
+) -> Encoded:
+    """Encodes texts. Collective: ranks share the texts, and every rank gets all representations.
+
+    A text is its bos, as in training, and its tokens; of a text that is too long the beginning is read. A text without
+    tokens is its bos alone, or the end token where the tokenizer came without bos.
+
+    Args:
+        model: From :func:`probes.encoding.probed_model.open_model`; the same on every rank.
+        texts: Texts; a special token spelt out in one is ordinary text.
+        poolings: Of :data:`probes.encoding.pooling.POOLINGS`; ``pred`` only if the model has predictors.
+        batch_tokens: Positions of a forward pass.
+        max_tokens: Most tokens of a text, bos included; None: as many as the context takes, its predictors reserved.
+        cache: Folder of cached representations, seen by all ranks; None: they are kept in memory.
+        ranks: Default: this process alone.
+        progress: Show a bar on rank 0 of a terminal.
+
+    Raises:
+        DiptychError: A pooling that the model has not, a state that is not finite, or a cache that cannot be written.
+    """
+    ranks = ranks or Ranks(0, 1, model.device)
+    job = _Job(model, texts, _checked_poolings(model, poolings), batch_tokens, _limit(model, max_tokens), ranks)
+    if batch_tokens < 1:
+        raise DiptychError(f"batch_tokens: {batch_tokens}; needs at least 1")
+    for number, text in enumerate(texts):
+        check_text(text, f"text {number}")
+    if cache is None:
+        memory = Memory(job.shape)
+        truncated = job.run(memory, True, progress)
+        return Encoded(model.layers, job.poolings, truncated, (), memory)
+    folder = CacheFolder(cache, job.identity(), job.shape)
+    known, problem = ranks.on_main(folder.look)
+    if known is None:
+        known = _fill(folder, job, progress)
+    ranks.agree(folder.check_visible)
+    notes = (f"cache {folder.folder}: {problem}; encoded anew",) if problem else ()
+    return Encoded(model.layers, job.poolings, known, notes, folder)
+
+
+def _fill(folder: CacheFolder, job: "_Job", progress: bool) -> int:
+    """Writes a folder of the cache; returns the number of truncated texts. Collective."""
+    ranks = job.ranks
+    try:
+        ranks.on_main(folder.start)
+        truncated = job.run(folder, ranks.is_main, progress)
+        ranks.on_main(lambda: folder.commit(truncated))
+    except BaseException:
+        if ranks.is_main:
+            folder.discard()
+        raise
+    return truncated
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Texts to encode, and how."""
+
+    model: ProbedModel
+    texts: Sequence[str]
+    poolings: tuple[str, ...]
+    batch_tokens: int
+    limit: int | None
+    ranks: Ranks
+
+    @property
+    def shape(self) -> Shape:
+        return self.model.layers, len(self.poolings), len(self.texts), self.model.width
+
+    @property
+    def appended(self) -> tuple[int, ...]:
+        return self.model.predictors if "pred" in self.poolings else ()
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the numbers."""
+        texts = hashlib.sha256()
+        for text in self.texts:
+            encoded = text.encode()
+            texts.update(len(encoded).to_bytes(8, "big") + encoded)
+        return {
+            "model": self.model.fingerprint,
+            "dtype": str(self.model.base.dtype),
+            "tokenizer": self.model.tokenizer.fingerprint,
+            "bos": self.model.bos,
+            "appended": self.appended,
+            "limit": self.limit,
+            "poolings": self.poolings,
+            "texts": texts.hexdigest(),
+        }
+
+    def run(self, store: Store, writes: bool, progress: bool) -> int:
+        """Encodes window by window, so that memory does not grow with the texts; returns how many were truncated.
+
+        Batches are fixed by the texts alone, not by the ranks: so are the last bits. Collective.
+        """
+        layers, poolings, count, width = self.shape
+        fewest, most = WINDOW_TEXTS
+        size = max(fewest, min(most, WINDOW_BYTES // (layers * poolings * width * 4)))
+        ranks, truncated = self.ranks, 0
+        hidden = None if progress and ranks.is_main else True  # None: hidden where the output is no terminal
+        with tqdm.tqdm(total=count, desc=self.model.name, unit="text", disable=hidden) as bar:
+            for start in range(0, count, size):
+                tokens, cut = self._tokens(self.texts[start : start + size])
+                truncated += cut
+                lengths = np.array([len(ids) + len(self.appended) for ids in tokens], dtype=np.int64)
+                batches = make_batches(lengths, self.batch_tokens, self.model.way.longest_packed)
+                own = batches[ranks.rank :: ranks.world_size]
+                parts = ranks.gather(ranks.agree(lambda: self._compute(own, tokens, bar)))  # noqa: B023
+                values = np.empty((layers, poolings, len(tokens), width), np.float32)
+                for numbers, states in (found for part in parts for found in part):
+                    values[:, :, numbers] = states
+                self._check(values, tokens, start)
+                ranks.agree(lambda: store.write(start, values) if writes else None)  # noqa: B023
+                bar.update(start + len(tokens) - bar.n)  # what the other ranks did
+        return truncated
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Ids of texts, and how many were truncated."""
+        tokenizer, truncated = self.model.tokenizer, 0
+        tokens = []
+        for ids in tokenizer.encode_batch(texts):
+            ids = [tokenizer.bos, *ids] if self.model.bos else ids or [tokenizer.eos]
+            if self.limit is not None and len(ids) > self.limit:
+                ids, truncated = ids[: self.limit], truncated + 1
+            tokens.append(ids)
+        return tokens, truncated
+
+    @torch.inference_mode()
+    def _compute(
+        self, batches: Sequence[Batch], tokens: Sequence[Sequence[int]], bar: "tqdm.tqdm[NoReturn]"
+    ) -> list[tuple[IntArray, FloatArray]]:
+        """Numbers and pooled states of the texts of some batches."""
+        model, found = self.model, []
+        for batch in batches:
+            rows = lay_out(batch, tokens, self.appended)
+            try:
+                states = pooled(model.base, rows, model.way, self.poolings).cpu().numpy()
+            except torch.OutOfMemoryError:
+                raise DiptychError(
+                    f"{model.name}: out of memory on the device at {rows.ids.numel():,} tokens; lower batch_tokens"
+                ) from None
+            found.append((rows.numbers, states))
+            bar.update(len(rows.numbers))
+        return found
+
+    @torch.inference_mode()
+    def _check(self, values: FloatArray, tokens: Sequence[Sequence[int]], start: int) -> None:
+        """Refuses states that are not finite. In a packed row NaN spreads to other texts, so each is tried alone."""
+        if np.isfinite(values).all():
+            return
+        model = self.model
+        for text in np.flatnonzero(np.any(~np.isfinite(values), axis=(0, 1, 3))).tolist():
+            states = pooled(model.base, lay_out([[text]], tokens, self.appended), model.way, self.poolings)
+            broken = np.flatnonzero(~np.isfinite(states.cpu().numpy()).all(axis=(1, 2, 3)))
+            if len(broken):
+                shown = " ".join(self.texts[start + text].split())[:60]
+                raise DiptychError(
+                    f"{model.name}: layer {broken[0]} is not finite at text {start + text} ({shown!r}); the model is "
+                    "broken, or its values are beyond its number type: try float32"
+                )
+        raise DiptychError(f"{model.name}: states are not finite, but only of texts that are computed together")
+
+
+def _checked_poolings(model: ProbedModel, poolings: Sequence[str]) -> tuple[str, ...]:
+    for pooling in poolings:
+        if pooling not in POOLINGS:
+            raise DiptychError(f"pooling: {pooling!r}; expected one of {', '.join(POOLINGS)}")
+    if "pred" in poolings and not model.predictors:
+        raise DiptychError(
+            f"{model.name}: was not trained with [PRED] tokens, or does not say how many (open_model's predictors): "
+            "leave the pooling pred out"
+        )
+    if not poolings or len(set(poolings)) < len(poolings):
+        raise DiptychError(f"pooling: {', '.join(poolings) or 'none'}; name at least one, and each once")
+    return tuple(poolings)
+
+
+def _limit(model: ProbedModel, max_tokens: int | None) -> int | None:
+    """Most tokens of a text; room for predictors is left whether or not they are asked for, so texts are cut alike."""
+    if max_tokens is not None and max_tokens < 1:
+        raise DiptychError(f"max_tokens: {max_tokens}; needs at least 1")
+    if model.context is None:
+        return max_tokens
+    room = model.context - len(model.predictors)
+    if room < 1:
+        raise DiptychError(
+            f"{model.name}: its {len(model.predictors)} [PRED] tokens fill its context of {model.context}"
+        )
+    return room if max_tokens is None else min(room, max_tokens)

@@ -1,0 +1,142 @@
+"""One forward pass of a base model over rows of texts, in the way that the model was found to get right.
+
+Which way that is, is tried once when a model is opened: texts that share a row must give what they give alone, and the
+states that blocks are given must be those that the model itself reports. A model with code of its own, a recurrent
+state or relative positions made from a 2-D mask then gets one text per row, and its reported states are pooled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain.errors import DiptychError
+from pretrain.masks import dense_mask
+from probes.encoding.pooling import Pooler, blocks_of, watching
+from probes.encoding.rows import Batch, Rows, lay_out
+
+_TRIAL = (5, 3, 4)
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is run.
+
+    Attributes:
+        longest_packed: Longest text that may share its row with others; 0: none may.
+        hooked: True if states are pooled before each block, False if the model reports them all at the end.
+        layers: Number of representations: the embeddings, then one per block; the last is after the final norm.
+        width: Of a representation.
+    """
+
+    longest_packed: int
+    hooked: bool
+    layers: int
+    width: int
+
+
+def pooled(base: Any, rows: Rows, way: Way, poolings: Sequence[str]) -> Tensor:
+    """Runs the base model once.
+
+    Args:
+        base: A Hugging Face base model, in evaluation mode.
+        rows: The texts.
+        way: From :func:`find_way`.
+        poolings: Of :data:`probes.encoding.pooling.POOLINGS`.
+
+    Returns:
+        Float32, shape [layers, poolings, texts, width], on the model's device; texts as ``rows`` numbers them.
+    """
+    device = base.get_input_embeddings().weight.device
+    pooler = Pooler(rows, poolings, way.layers, way.width, device)
+    if way.hooked:
+        with watching(blocks_of(base) or (), pooler.add):
+            output = _run(base, rows, way, device)
+    else:
+        output = _run(base, rows, way, device, output_hidden_states=True)
+        for layer, states in enumerate(output.hidden_states[:-1]):
+            pooler.add(layer, states)
+    pooler.add(way.layers - 1, _last(output))
+    return pooler.values
+
+
+def find_way(base: Any, vocabulary: int) -> tuple[Way, tuple[str, ...]]:
+    """Finds out how a model is to be run, by running it on a few ids.
+
+    Args:
+        base: A Hugging Face base model, in evaluation mode.
+        vocabulary: Ids are below this number.
+
+    Returns:
+        The way, and notes for people.
+
+    Raises:
+        DiptychError: It cannot be run at all, or reports no hidden states.
+    """
+    tokens = [
+        [(7 * text + 3 * place + 1) % vocabulary for place in range(length)] for text, length in enumerate(_TRIAL)
+    ]
+    alone: Batch = [[number] for number in range(len(tokens))]
+    every = ("last", "mean")
+    try:
+        rows = lay_out(alone, tokens, ())
+        with torch.inference_mode():
+            output = _run(base, rows, Way(0, False, 0, 0), base.get_input_embeddings().weight.device, True)
+            states = output.hidden_states
+            reported = Way(0, False, len(states), states[-1].shape[-1])
+            expected = pooled(base, rows, reported, every)
+    except Exception as error:  # transformers and remote code raise all kinds
+        message = " ".join(str(error).split())[:300]
+        raise DiptychError(f"model: {type(base).__name__} gives no hidden states: {message}") from error
+    way, notes = reported, []
+    if _gives(base, rows, hooked := Way(0, True, way.layers, way.width), every, expected):
+        way = hooked
+    window = _window(base)
+    packed = Way(window, way.hooked, way.layers, way.width)
+    together = lay_out([[0, 1], [2]], tokens, ())
+    if window >= max(_TRIAL) and _gives(base, together, packed, every, expected):
+        return packed, ()
+    notes.append("one text per row: the model does not keep texts apart that share one")
+    return way, tuple(notes)
+
+
+def _gives(base: Any, rows: Rows, way: Way, poolings: Sequence[str], expected: Tensor) -> bool:
+    try:
+        with torch.inference_mode():
+            found = pooled(base, rows, way, poolings)
+    except Exception:  # it cannot be run this way
+        return False
+    scale = float(expected.nan_to_num().abs().max())
+    return torch.allclose(found, expected, rtol=0, atol=_TOLERANCE[base.dtype] * scale, equal_nan=True)
+
+
+def _window(base: Any) -> int:
+    """Longest text that all layers see whole; longer ones are left to the model's own masks, in rows of their own."""
+    config = base.config.get_text_config()
+    limits = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((limit for limit in limits if isinstance(limit, int)), default=2**31)
+
+
+def _run(base: Any, rows: Rows, way: Way, device: torch.device, output_hidden_states: bool = False) -> Any:
+    given: dict[str, Any] = {"input_ids": rows.ids.to(device), "use_cache": False, "return_dict": True}
+    if output_hidden_states:
+        given["output_hidden_states"] = True
+    if way.longest_packed and not rows.single:
+        segments = rows.segments.to(device)
+        mask = dense_mask(segments, segments)
+        if base.config._attn_implementation == "eager":  # which adds its mask, also a boolean one
+            mask = torch.zeros_like(mask, dtype=base.dtype).masked_fill(~mask, torch.finfo(base.dtype).min)
+        # A mask of our own and use_cache=False: otherwise transformers guesses the packing.
+        given |= {"attention_mask": mask, "position_ids": rows.positions.to(device)}
+    elif not way.longest_packed:  # else plain causal attention: padding follows the text, which does not see it
+        given["attention_mask"] = (rows.segments == 0).long().to(device)
+    return base(**given)
+
+
+def _last(output: Any) -> Tensor:
+    states = getattr(output, "last_hidden_state", None)
+    result: Tensor = output.hidden_states[-1] if states is None else states
+    return result

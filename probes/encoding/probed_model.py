@@ -1,0 +1,190 @@
+"""Opening the model that is to be probed, or its twin with random weights."""
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.generate import context_length
+from finetune.loading import Dtype, find_base, find_model, fingerprint, load_model
+from pretrain.errors import DiptychError
+from pretrain.model import num_parameters, plain_attention
+from pretrain.tokenizer import Tokenizer, predictor_names
+from probes.encoding.forward import Way, find_way
+from probes.encoding.origin import Origin, located
+from probes.results import ModelFacts
+
+
+@dataclass(frozen=True)
+class ProbedModel:
+    """A frozen causal LM.
+
+    Attributes:
+        name: For people; not unique.
+        path: What it was opened by.
+        base: The Hugging Face base model, without head, in evaluation mode on its device.
+        tokenizer: Its tokenizer.
+        bos: False where the tokenizer came without a bos: the model never saw one.
+        predictors: Ids of the ``[PRED_i]`` tokens that the model was trained with; may be empty.
+        architecture: Hugging Face model type.
+        parameters: Their number, the head's included.
+        way: How it is run.
+        fingerprint: SHA-256 (hex) of config and weights; of a random twin, of what they are made from.
+        context: Most positions; None: not known.
+        random_seed: Seed of random weights; None: a trained model.
+        run: Folder of its training run, if known.
+        step: Optimizer steps of that run, if known.
+        tokens: Label tokens of that run until then, if known.
+        notes: What was changed to make it fit, for people.
+    """
+
+    name: str
+    path: str
+    base: Any
+    tokenizer: Tokenizer
+    bos: bool
+    predictors: tuple[int, ...]
+    architecture: str
+    parameters: int
+    way: Way
+    fingerprint: str
+    context: int | None
+    random_seed: int | None = None
+    run: str | None = None
+    step: int | None = None
+    tokens: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> int:
+        """Number of representations: the embeddings, then one per block; the last is after the final norm."""
+        return self.way.layers
+
+    @property
+    def width(self) -> int:
+        """Of a representation."""
+        return self.way.width
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        device: torch.device = self.base.get_input_embeddings().weight.device
+        return device
+
+    def facts(self, name: str, random_twin_of: str | None = None) -> ModelFacts:
+        """The model as the report names it."""
+        return ModelFacts(
+            name=name,
+            path=self.path,
+            random_twin_of=random_twin_of,
+            architecture=self.architecture,
+            parameters=self.parameters,
+            layers=self.layers,
+            width=self.width,
+            fingerprint=self.fingerprint,
+            run=self.run,
+            step=self.step,
+            tokens=self.tokens,
+            notes=self.notes,
+        )
+
+
+def open_model(
+    path_or_name: str | Path,
+    *,
+    random: bool = False,
+    seed: int = 0,
+    dtype: Dtype = "float32",
+    device: torch.device | None = None,
+    trust_remote_code: bool = False,
+    base: str | None = None,
+    predictors: int | None = None,
+) -> ProbedModel:
+    """Opens a model.
+
+    Args:
+        path_or_name: A Hugging Face folder or hub name, whole or a LoRA adapter; a run folder; a checkpoint of a run.
+        random: The same architecture with random weights in place of the trained ones, and the same tokenizer.
+        seed: Of the random weights.
+        dtype: Type of the weights; auto: as they are stored.
+        device: Where it computes; None: the CPU.
+        trust_remote_code: Run Python code that the model brings along, and read pickled weights.
+        base: The base of an adapter, in place of the one that it names.
+        predictors: How many ``[PRED_i]`` tokens follow a text; None: as many as the model was trained with, if its card
+            or run says so.
+
+    Raises:
+        DiptychError: It cannot be found, read or run, or its tokenizer lacks the predictors.
+    """
+    given = str(path_or_name)
+    with located(given, trust_remote_code=trust_remote_code) as (place, origin):
+        folder = find_model(place, trust_remote_code=trust_remote_code)
+        base_folder = find_base(folder, base, trust_remote_code=trust_remote_code)
+        loaded = load_model(
+            folder, base_folder, dtype=dtype, device=torch.device("cpu"), trust_remote_code=trust_remote_code
+        )
+        folders = [folder] if base_folder is None else [folder, base_folder]
+        print_of_weights = None if random else fingerprint(folders)
+    lm, tokenizer = loaded.lm, loaded.tokenizer
+    if random:
+        lm = _random_twin(lm, seed=seed, trust_remote_code=trust_remote_code)
+        print_of_weights = _random_fingerprint(lm, seed)
+        origin = replace(origin, name=f"{origin.name} (random weights)", run=None, step=None, tokens=None)
+    lm = lm.to(device or torch.device("cpu")).eval()
+    lm.set_attn_implementation(plain_attention(lm))
+    try:
+        way, notes = find_way(lm.base_model, tokenizer.vocab_size)
+    except DiptychError as error:
+        raise DiptychError(f"{given}: {error}") from None
+    assert print_of_weights is not None
+    return ProbedModel(
+        name=origin.name,
+        path=given,
+        base=lm.base_model,
+        tokenizer=tokenizer,
+        bos=loaded.bos,
+        predictors=_predictors(given, tokenizer, origin, predictors),
+        architecture=lm.config.model_type,
+        parameters=num_parameters(lm),
+        way=way,
+        fingerprint=print_of_weights,
+        context=context_length(lm),
+        random_seed=seed if random else None,
+        run=origin.run,
+        step=origin.step,
+        tokens=origin.tokens,
+        notes=(*loaded.notes, *notes),
+    )
+
+
+def _predictors(place: str, tokenizer: Tokenizer, origin: Origin, asked: int | None) -> tuple[int, ...]:
+    count = (origin.predictors or 0) if asked is None else asked
+    names = predictor_names(1) * count if origin.repeated else predictor_names(count)
+    vocabulary = tokenizer.hf.get_vocab()
+    missing = [name for name in names if name not in vocabulary]
+    if missing:
+        raise DiptychError(f"{place}: predictors: its tokenizer has no {', '.join(missing[:4])}; give fewer, or 0")
+    return tuple(vocabulary[name] for name in names)
+
+
+def _random_twin(lm: Any, *, seed: int, trust_remote_code: bool) -> Any:
+    """A causal LM of the same config with first values of transformers' own making, which the seed decides."""
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(lm.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    return twin.to(lm.dtype)
+
+
+def _random_fingerprint(lm: Any, seed: int) -> str:
+    import transformers
+
+    config = {key: value for key, value in lm.config.to_dict().items() if key not in ("_name_or_path", "dtype")}
+    made = {"config": config, "seed": seed, "torch": torch.__version__, "transformers": transformers.__version__}
+    return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,125 @@
+"""A model as a ``sentence-transformers`` folder: ``python -m probes.encoding.sentence_transformer MODEL OUT``.
+
+``SentenceTransformer(OUT)`` gives the representation of the last layer, after the final norm, that probes see: so MTEB
+and SetFit can use it. MODEL is what probes take: a Hugging Face folder or hub name, a run, or a checkpoint of a run.
+
+    --pooling last|mean    (default last)
+    --normalize            embeddings of length 1
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pretrain.command import run_command
+from pretrain.errors import DiptychError
+from probes.encoding.probed_model import ProbedModel, open_model
+
+_MODULES = {
+    "": "sentence_transformers.models.Transformer",
+    "1_Pooling": "sentence_transformers.models.Pooling",
+    "2_Normalize": "sentence_transformers.models.Normalize",
+}
+_LONGEST = 512
+"""Most tokens of a text where the model knows no limit."""
+
+
+def write_sentence_transformer(
+    model_folder: Path, out: Path, *, pooling: Literal["last", "mean"], normalize: bool = False
+) -> None:
+    """Writes the folder.
+
+    A text gets the same ids as in probes, but for special tokens spelt out in it, which are special here.
+
+    Args:
+        model_folder: A model without code of its own.
+        out: Must not exist.
+        pooling: As in :mod:`probes.encoding.pooling`.
+        normalize: Scale embeddings to length 1.
+
+    Raises:
+        DiptychError: ``out`` exists or cannot be written, or the model cannot be opened.
+    """
+    if out.exists():
+        raise DiptychError(f"{out}: exists already; choose a new folder")
+    model = open_model(model_folder, dtype="auto")
+    scratch = out.with_name(out.name + ".tmp")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        _write(model, scratch, pooling, normalize)
+        os.replace(scratch, out)
+    except OSError as error:
+        raise DiptychError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(model: ProbedModel, folder: Path, pooling: str, normalize: bool) -> None:
+    # The base model alone: the head would be left out at loading, with a warning. Its ordinary kernel, not ours.
+    model.base.save_pretrained(folder)
+    tokenizer = model.tokenizer.hf
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    longest = (model.context or _LONGEST + len(model.predictors)) - len(model.predictors)  # cut where probes cut
+    tokenizer.model_max_length = longest
+    if not model.bos:  # pretrain.tokenizer.load made it put one before every text
+        tokenizer.backend_tokenizer.post_processor = None
+    tokenizer.save_pretrained(folder)
+    _check_tokenizer(model, folder)
+    parts = list(_MODULES)[: 3 if normalize else 2]
+    modules = [
+        {"idx": number, "name": str(number), "path": part, "type": _MODULES[part]} for number, part in enumerate(parts)
+    ]
+    _store(folder / "modules.json", modules)
+    _store(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
+    _store(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
+    mode = {"last": "pooling_mode_lasttoken", "mean": "pooling_mode_mean_tokens"}
+    modes = {
+        name: name == mode[pooling]
+        for name in ("pooling_mode_cls_token", "pooling_mode_max_tokens", *sorted(mode.values()))
+    }
+    for part in parts[1:]:
+        (folder / part).mkdir()
+    _store(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": model.width, **modes})
+    card = f"---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n\n# {model.name}\n\n"
+    card += f"Embeddings: {pooling} token state{'s' if pooling == 'mean' else ''} of the last layer.\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _check_tokenizer(model: ProbedModel, folder: Path) -> None:
+    """For some model types transformers 5.23's AutoTokenizer rebuilds a tokenizer as that type's own."""
+    from transformers import AutoTokenizer
+
+    text = "A text, with 12 tokens\n  or  more: naïve (x) -> y."
+    expected = [*([model.tokenizer.bos] if model.bos else []), *model.tokenizer.encode_batch([text])[0]]
+    if AutoTokenizer.from_pretrained(folder)(text)["input_ids"] != expected:
+        raise DiptychError(
+            f"{model.path}: AutoTokenizer, which sentence-transformers uses, gives other ids for its model type "
+            f"{model.architecture!r}; it cannot be written as such a folder"
+        )
+
+
+def _store(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command ``python -m probes.encoding.sentence_transformer``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("out", metavar="OUT", type=Path)
+    parser.add_argument("--pooling", choices=("last", "mean"), default="last")
+    parser.add_argument("--normalize", action="store_true")
+    arguments = parser.parse_args(argv)
+    write_sentence_transformer(arguments.model, arguments.out, pooling=arguments.pooling, normalize=arguments.normalize)
+    print(f"{arguments.out}: open it with SentenceTransformer({str(arguments.out)!r})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

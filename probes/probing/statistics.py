@@ -1,0 +1,199 @@
+"""How sure a score is, and whether two systems differ: bootstrap over test examples, exact McNemar, Holm."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+from pretrain.errors import DiptychError
+from probes.results import Estimate
+
+RESAMPLES = 5000
+LEVEL = 0.95
+_BLOCK = 1 << 22  # entries of one block of resamples: 32 MB
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """Scores of a system on the test examples, averaged over seeds.
+
+    Attributes:
+        accuracy: Share of examples that are right.
+        macro_f1: Mean F1 of the classes that occur among the gold or predicted labels, as in scikit-learn.
+    """
+
+    __test__ = False  # not a class of tests
+
+    accuracy: Estimate
+    macro_f1: Estimate
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two systems on the same test examples.
+
+    Attributes:
+        difference: Accuracy of the first minus that of the second.
+        mcnemar: Exact two-sided p-value.
+    """
+
+    difference: Estimate
+    mcnemar: float
+
+
+def score_predictions(
+    gold: ArrayLike, predictions: ArrayLike, num_classes: int, *, resamples: int = RESAMPLES, seed: int = 0
+) -> TestScores:
+    """Accuracy and macro-F1 with 95 % percentile bootstrap intervals over test examples.
+
+    A resample draws as many test examples as there are, with replacement, and keeps what all seeds say of each. Only
+    the number of draws of each (gold, predictions) pattern matters, and these numbers are multinomial: drawing them
+    directly is the same bootstrap at a fraction of the time. The interval speaks of other test examples, not of other
+    training sets; ``std`` speaks of the seeds. Where all examples are right, the interval has no width.
+
+    Args:
+        gold: Labels [num_test].
+        predictions: Labels [num_test] or [seeds, num_test].
+        num_classes: Labels are 0 … num_classes − 1.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Raises:
+        DiptychError: No examples, shapes that do not fit, or labels out of range.
+    """
+    gold_labels, said = _labels(gold, predictions, num_classes)
+    patterns, counts = np.unique(np.vstack([gold_labels, said]), axis=1, return_counts=True)
+    cells = patterns[0] * num_classes + patterns[1:]  # of the confusion matrix [seeds, patterns]
+    # [patterns, classes²]: turns numbers of draws into confusion matrices.
+    places = [np.eye(num_classes**2, dtype=np.float64)[row] for row in cells]
+
+    def by_seed(score: Callable[[Array], Array], draws: Array) -> Array:
+        shape = (len(draws), num_classes, num_classes)
+        return np.stack([score((draws @ place).reshape(shape)) for place in places])
+
+    def estimate(score: Callable[[Array], Array]) -> Estimate:
+        drawn = [by_seed(score, draws).mean(axis=0) for draws in _resampled(counts, resamples, seed, num_classes**2)]
+        return _estimate(by_seed(score, counts[None].astype(np.float64))[:, 0], np.concatenate(drawn))
+
+    return TestScores(accuracy=estimate(_accuracy), macro_f1=estimate(_macro_f1))
+
+
+def compare(
+    gold: ArrayLike, first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
+) -> PairedTest:
+    """Whether two systems differ in accuracy: paired bootstrap of the difference and McNemar's exact test.
+
+    Both are judged on the same resamples of the test examples, each example by the share of a system's seeds that are
+    right. Two copies of one system differ by exactly 0, with interval [0, 0] and p = 1.
+
+    Args:
+        gold: Labels [num_test].
+        first: Predictions of the first system, [num_test] or [seeds, num_test].
+        second: Of the second, likewise; its number of seeds may differ. With equal numbers ``std`` is that of the
+            differences seed by seed, otherwise None.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Raises:
+        DiptychError: No examples, or shapes that do not fit.
+    """
+    gold_labels, first_said = _labels(gold, first)
+    _, second_said = _labels(gold, second)
+    right, other = first_said == gold_labels, second_said == gold_labels
+    # Whole numbers: equal systems differ by exactly nothing, whatever the number of seeds.
+    signed = right.sum(axis=0) * len(other) - other.sum(axis=0) * len(right)
+    values, counts = np.unique(signed, return_counts=True)
+    weights = values / (len(right) * len(other) * len(gold_labels))
+    drawn = np.concatenate([draws @ weights for draws in _resampled(counts, resamples, seed)])
+    by_seed = right.mean(axis=1) - other.mean(axis=1) if len(right) == len(other) else np.zeros(0)
+    low, high = _interval(drawn)
+    std = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
+    return PairedTest(Estimate(float(counts @ weights), low, high, std), mcnemar(right, other))
+
+
+def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> float:
+    """McNemar's exact test: two-sided binomial p-value of the examples that only one of two systems gets right.
+
+    With several seeds an example counts for the system of which the larger share of seeds is right, and for neither
+    where the shares are equal (the sign test, which McNemar's is with one seed). No mid-p correction: errors of the
+    first kind stay at or below the level.
+
+    Args:
+        first_right: Whether the first system is right, bool [num_test] or [seeds, num_test].
+        second_right: Likewise for the second.
+    """
+    first, second = np.atleast_2d(np.asarray(first_right, bool)), np.atleast_2d(np.asarray(second_right, bool))
+    signed = first.sum(axis=0) * len(second) - second.sum(axis=0) * len(first)
+    wins, losses = int((signed > 0).sum()), int((signed < 0).sum())
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's step-down correction: p-values that may each be held against one level for all tests together.
+
+    Raises:
+        DiptychError: A value is no probability.
+    """
+    given = np.asarray(p_values, np.float64)
+    if not ((given >= 0) & (given <= 1)).all():
+        raise DiptychError(f"p-values {list(p_values)}: must be from 0 to 1")
+    order = np.argsort(given, kind="stable")
+    adjusted = np.empty_like(given)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1)))
+    return tuple(float(value) for value in adjusted)
+
+
+def confusion(gold: ArrayLike, predictions: ArrayLike, num_classes: int) -> NDArray[np.int64]:
+    """Counts [num_classes, num_classes] of one seed: a row per gold label, a column per predicted one."""
+    gold_labels, said = _labels(gold, predictions, num_classes)
+    cells = np.bincount(gold_labels * num_classes + said[0], minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def _labels(
+    gold: ArrayLike, predictions: ArrayLike, num_classes: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Gold [num_test] and predictions [seeds, num_test], checked."""
+    gold_labels, said = np.asarray(gold), np.atleast_2d(np.asarray(predictions))
+    if gold_labels.ndim != 1 or not gold_labels.size or said.ndim != 2 or said.shape[1] != gold_labels.size:
+        raise DiptychError(f"predictions of shape {said.shape} for gold labels {gold_labels.shape}: one per label")
+    both = np.concatenate([gold_labels, said.ravel()])
+    if not np.issubdtype(both.dtype, np.integer) or (num_classes and not (0 <= both.min() <= both.max() < num_classes)):
+        raise DiptychError(f"labels and predictions must be integers from 0 to {(num_classes or 0) - 1}")
+    return gold_labels.astype(np.int64), said.astype(np.int64)
+
+
+def _resampled(counts: NDArray[np.int64], resamples: int, seed: int, width: int = 1) -> Iterator[Array]:
+    """How often each pattern is drawn, blocks of [resamples, patterns]; ``width``: entries made of each row."""
+    generator, total = np.random.default_rng(seed), int(counts.sum())
+    block = max(1, _BLOCK // max(len(counts), width))
+    for start in range(0, resamples, block):
+        yield generator.multinomial(total, counts / total, size=min(block, resamples - start)).astype(np.float64)
+
+
+def _estimate(by_seed: Array, drawn: Array) -> Estimate:
+    low, high = _interval(drawn)
+    return Estimate(float(by_seed.mean()), low, high, float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None)
+
+
+def _interval(drawn: Array) -> tuple[float, float]:
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _accuracy(tables: Array) -> Array:
+    """[tables, classes, classes] -> [tables]."""
+    shares: Array = np.trace(tables, axis1=1, axis2=2) / tables.sum(axis=(1, 2))
+    return shares
+
+
+def _macro_f1(tables: Array) -> Array:
+    """[tables, classes, classes] -> [tables]."""
+    right = np.diagonal(tables, axis1=1, axis2=2)
+    occurs = tables.sum(axis=1) + tables.sum(axis=2)  # as gold + as prediction
+    mean: Array = (2 * right / np.maximum(occurs, 1)).sum(axis=1) / (occurs > 0).sum(axis=1)
+    return mean

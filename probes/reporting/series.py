@@ -1,0 +1,140 @@
+"""The lines of the charts: which scores belong together, and in which order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from probes.reporting.lookup import controls, runs, shuffled, trained, twins, whole
+from probes.reporting.phrases import CONTROLS, system_title
+from probes.results import Estimate, ModelFacts, Report, Score
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        label: For the legend.
+        look: Number of its colour and marker; None for a control.
+        random: True for random weights.
+        places: Where its points stand.
+        estimates: One for each place.
+    """
+
+    label: str
+    look: int | None
+    random: bool
+    places: tuple[float, ...]
+    estimates: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A reference that does not change along a chart."""
+
+    label: str
+    kind: str
+    value: float
+
+
+def looks(report: Report) -> dict[str, tuple[int, bool]]:
+    """Number of the colour of every model, and whether it has random weights; such a twin has its model's number."""
+    numbers = {model.name: number for number, model in enumerate(trained(report))}
+    found = {name: (number, False) for name, number in numbers.items()}
+    for model in twins(report):
+        found[model.name] = (numbers.get(model.random_twin_of or "", len(found)), True)
+    return found
+
+
+def layer_lines(report: Report, set_name: str, pooling: str) -> list[Line]:
+    """Accuracy by layer, of probes trained on everything."""
+    size = whole(report, set_name)
+    lines = []
+    for name, (look, random) in looks(report).items():
+        found = sorted(
+            (
+                (score.layer, score.accuracy)
+                for score in _of(report, set_name, name, pooling)
+                if score.train_size == size and score.layer is not None
+            ),
+            key=lambda item: item[0],
+        )
+        lines += _line(system_title(name), look, random, found)
+    return lines
+
+
+def learning_lines(report: Report, set_name: str, pooling: str) -> list[Line]:
+    """Accuracy by training examples, at the layer chosen with all of them; empty if there is one size alone."""
+    lines = []
+    for name, (look, random) in looks(report).items():
+        lines += _line(system_title(name), look, random, _by_size(report, set_name, name, pooling))
+    if not any(len(line.places) > 1 for line in lines):
+        return []
+    if "tfidf" in controls(report):
+        lines += _line(system_title("tfidf"), None, False, _by_size(report, set_name, "tfidf", None))
+    return lines
+
+
+def training_lines(report: Report, set_name: str, pooling: str) -> tuple[list[Line], bool]:
+    """Accuracy over the training of every run with several checkpoints, and whether it is counted in tokens."""
+    found = runs(report)
+    in_tokens = all(model.tokens is not None for models in found.values() for model in models)
+    lines = []
+    for number, (run, models) in enumerate(found.items()):
+        points = [
+            (float(_progress(model, in_tokens)), score.accuracy)
+            for model in models
+            if (score := report.chosen(set_name, model.name, pooling))
+        ]
+        if len(points) > 1:
+            lines += _line(run_title(run, list(found)), number, False, points)
+    return lines, in_tokens
+
+
+def run_title(run: str, among: Sequence[str]) -> str:
+    """The name of a run's folder; its whole path where two have that name."""
+    name = PurePath(run).name
+    return name if sum(PurePath(other).name == name for other in among) == 1 else run
+
+
+def levels(report: Report, set_name: str, pooling: str, *, words: bool = True) -> list[Level]:
+    """TF-IDF words, the most frequent class and the best probe with shuffled labels."""
+    found = []
+    for name in controls(report):
+        score = report.chosen(set_name, name)
+        if score and (words or name != "tfidf"):
+            found.append(Level(system_title(name), name, score.accuracy.value))
+    control = shuffled(report, set_name, pooling)
+    if control:
+        found.append(Level("shuffled labels, highest", "shuffled", control.accuracy.value))
+    return found
+
+
+def _of(report: Report, set_name: str, system: str, pooling: str | None) -> list[Score]:
+    return [
+        score
+        for score in report.scores
+        if (score.set, score.system, score.pooling, score.shuffled) == (set_name, system, pooling, False)
+    ]
+
+
+def _by_size(report: Report, set_name: str, system: str, pooling: str | None) -> list[tuple[float, Estimate]]:
+    chosen = report.chosen(set_name, system, None if system in CONTROLS else pooling)
+    by_size: dict[int, list[Score]] = {}
+    for score in _of(report, set_name, system, pooling):
+        by_size.setdefault(score.train_size, []).append(score)
+    found: list[tuple[float, Estimate]] = []
+    for size, scores in sorted(by_size.items()):
+        at_layer = [score for score in scores if chosen and score.layer == chosen.layer] or scores
+        found.append((size, max(at_layer, key=lambda score: score.cv_accuracy or 0.0).accuracy))
+    return found
+
+
+def _line(label: str, look: int | None, random: bool, found: Sequence[tuple[float, Estimate]]) -> list[Line]:
+    if not found:
+        return []
+    return [Line(label, look, random, tuple(place for place, _ in found), tuple(one for _, one in found))]
+
+
+def _progress(model: ModelFacts, in_tokens: bool) -> int:
+    return (model.tokens if in_tokens else model.step) or 0

@@ -1,0 +1,274 @@
+"""The tables of a report, said once for the page and for Markdown."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from probes.reporting.geometry_charts import MEASURES
+from probes.reporting.lookup import clear_best, controls, trained, twins
+from probes.reporting.phrases import (
+    CONTROLS,
+    NONE,
+    interval,
+    p_value,
+    percent,
+    place,
+    points,
+    pooling_title,
+    system_title,
+)
+from probes.results import Predictions, Report, Score, SetFacts
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: What it says.
+        note: Said smaller below it.
+        strong: Stands out.
+    """
+
+    text: str
+    note: str = ""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, with the set and the pooling that it is about."""
+
+    cells: tuple[Cell, ...]
+    set: str | None = None
+    pooling: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        head: Titles of the columns.
+        rows: As many cells each.
+        left: Columns of words; the others are of figures.
+        groups: Titles above columns and how many columns each spans; empty: none.
+        caption: What must be known to read it.
+    """
+
+    head: tuple[str, ...]
+    rows: tuple[Row, ...]
+    left: frozenset[int] = frozenset({0})
+    groups: tuple[tuple[str, int], ...] = ()
+    caption: str = ""
+
+
+def cells(*texts: str | Cell) -> tuple[Cell, ...]:
+    """Cells of texts."""
+    return tuple(text if isinstance(text, Cell) else Cell(text) for text in texts)
+
+
+def main_table(report: Report, pooling: str | None = None) -> Table | None:
+    """Sets by systems, at the pooling given or at the one that cross-validation chose."""
+    groups: list[tuple[str, list[str]]] = [
+        ("models", [model.name for model in trained(report)]),
+        ("controls", controls(report)),
+        ("controls: random weights", [model.name for model in twins(report)]),
+    ]
+    columns = [name for _, names in groups for name in names]
+    rows = []
+    for facts in report.sets:
+        scores = [report.chosen(facts.name, name, None if name in CONTROLS else pooling) for name in columns]
+        if any(scores):
+            best = clear_best(report, facts.name, pooling)
+            title = Cell(facts.title, "control: not sentiment" if facts.control else "")
+            rows.append(Row((title, *(_score_cell(score, best) for score in scores)), facts.name))
+    if not rows:
+        return None
+    chosen = "Layer and pooling" if pooling is None else "The layer"
+    return Table(
+        ("set", *map(system_title, columns)),
+        tuple(rows),
+        groups=tuple((title, len(names)) for title, names in groups if names),
+        caption=f"Test accuracy in %, with the 95 % bootstrap interval. {chosen} of each model "
+        f"{'were' if pooling is None else 'was'} chosen by cross-validation on the training split. "
+        "Bold: best of the row, where a comparison finds it different from the next best.",
+    )
+
+
+def _score_cell(score: Score | None, best: str | None) -> Cell:
+    if score is None:
+        return Cell(NONE)
+    where = place(score)
+    note = interval(score.accuracy) + (f"\n{where}" if where else "")
+    return Cell(percent(score.accuracy.value), note, score.system == best)
+
+
+def comparison_table(report: Report) -> Table | None:
+    """Pairs of systems on the same test examples."""
+    rows = [
+        Row(
+            cells(
+                Cell(_title(report, one.set), pooling_title(one.pooling)),
+                Cell(system_title(one.first), _layer(one.first_layer)),
+                Cell(system_title(one.second), _layer(one.second_layer)),
+                Cell(
+                    points(one.difference.value),
+                    f"{points(one.difference.low)} to {points(one.difference.high)}",
+                    strong=one.different,
+                ),
+                p_value(one.mcnemar),
+                p_value(one.adjusted),
+                "different" if one.different else "not shown",
+            ),
+            one.set,
+            one.pooling,
+        )
+        for one in report.comparisons
+    ]
+    head = ("set", "first", "second", "points", "McNemar p", "Holm p", "difference")
+    caption = (
+        "Accuracy of the first minus that of the second on the same test examples, in percentage points with the "
+        "paired bootstrap interval; exact McNemar test, p-values corrected for all comparisons (Holm)."
+    )
+    return _table(head, rows, (0, 1, 2, 6), caption)
+
+
+def geometry_table(report: Report) -> Table | None:
+    """Shape of every representation."""
+    measures = [one for one in MEASURES if any(getattr(item, one) is not None for item in report.geometry)]
+    rows = [
+        Row(
+            cells(
+                item.texts,
+                system_title(item.model),
+                item.pooling,
+                str(item.layer),
+                *(_measure(measure, getattr(item, measure)) for measure in measures),
+            ),
+            item.texts if item.texts in {facts.name for facts in report.sets} else None,
+            item.pooling,
+        )
+        for item in report.geometry
+    ]
+    return _table(("texts", "model", "pooling", "layer", *(MEASURES[one] for one in measures)), rows, (0, 1, 2))
+
+
+def _measure(measure: str, value: float | None) -> str:
+    return NONE if value is None else f"{value:.1f}" if measure == "rankme" else f"{value:.3f}".replace("-", "−")
+
+
+def score_table(report: Report) -> Table | None:
+    """Every probe."""
+    rows = []
+    for one in report.scores:
+        remarks = ["shuffled labels"] * one.shuffled + ["not converged"] * (not one.converged)
+        texts = (
+            one.set,
+            Cell(system_title(one.system), ", ".join(remarks)),
+            NONE if one.layer is None else str(one.layer),
+            one.pooling or NONE,
+            str(one.train_size),
+            str(one.seeds),
+            NONE if one.cv_accuracy is None else percent(one.cv_accuracy),
+            percent(one.accuracy.value),
+            interval(one.accuracy),
+            NONE if one.accuracy.std is None else percent(one.accuracy.std),
+            percent(one.macro_f1.value),
+            NONE if one.strength is None else f"{one.strength:.3g}",
+        )
+        rows.append(Row(cells(*texts), one.set, one.pooling))
+    head = (
+        *("set", "system", "layer", "pooling", "train", "seeds", "CV acc.", "accuracy", "95 % interval"),
+        *("sd seeds", "macro-F1", "C"),
+    )
+    return _table(head, rows, (0, 1, 3))
+
+
+def confusion_table(facts: SetFacts, one: Predictions) -> Table:
+    """Counts of gold labels by predicted labels."""
+    rows = [
+        Row(cells(gold, *(f"{count:,}" for count in counts)))
+        for gold, counts in zip(facts.label_names, one.confusion, strict=True)
+    ]
+    return Table(("gold \\ predicted", *facts.label_names), tuple(rows))
+
+
+def data_table(report: Report) -> Table | None:
+    """The labelled sets."""
+    rows = [
+        Row(
+            cells(
+                Cell(facts.title, facts.name if facts.name != facts.title else ""),
+                "no (control)" if facts.control else "yes",
+                f"{facts.num_train:,}",
+                f"{facts.num_test:,}",
+                ", ".join(
+                    f"{name} {count:,}" for name, count in zip(facts.label_names, facts.test_counts, strict=True)
+                ),
+                Cell(facts.source, f"fingerprint {facts.fingerprint[:12]}"),
+            ),
+            facts.name,
+        )
+        for facts in report.sets
+    ]
+    return _table(("set", "sentiment", "train", "test", "test examples by label", "source"), rows, (0, 1, 4, 5))
+
+
+def model_table(report: Report) -> Table | None:
+    """The models and their twins."""
+    rows = []
+    for model in report.models:
+        random = model.random_twin_of
+        progress = [] if model.step is None else [f"step {model.step:,}"]
+        progress += [] if model.tokens is None else [f"{model.tokens:,} tokens"]
+        texts = (
+            Cell(system_title(model.name), f"random weights of {random}" if random else ""),
+            model.architecture,
+            f"{model.parameters:,}",
+            str(model.layers - 1),
+            str(model.width),
+            Cell(", ".join(progress) or NONE, model.run or ""),
+            Cell(model.path, f"fingerprint {model.fingerprint[:12]}"),
+        )
+        rows.append(Row(cells(*texts)))
+    head = ("model", "architecture", "parameters", "blocks", "width", "training", "from")
+    return _table(head, rows, (0, 1, 5, 6))
+
+
+def truncation_table(report: Report) -> Table | None:
+    """Texts that were longer than a model's context."""
+    rows = [
+        Row(cells(system_title(model), _title(report, name), f"{count:,}"), name)
+        for model, by_set in report.truncated.items()
+        for name, count in by_set.items()
+        if count
+    ]
+    return _table(("model", "set", "texts cut"), rows, (0, 1))
+
+
+def wrong_table(facts: SetFacts, one: Predictions, most: int | None = None) -> Table | None:
+    """Examples that a system gets wrong."""
+    names = facts.label_names
+    rows = [
+        Row(cells(wrong.text, names[wrong.gold], names[wrong.predicted], f"{wrong.probability:.2f}"))
+        for wrong in one.wrong[:most]
+    ]
+    return _table(("text", "gold", "predicted", "probability"), rows, (0, 1, 2))
+
+
+def where(one: Predictions) -> str:
+    """The representation of predictions, in words."""
+    return "" if one.layer is None else f"layer {one.layer}, {pooling_title(one.pooling)}"
+
+
+def _title(report: Report, set_name: str) -> str:
+    return next((facts.title for facts in report.sets if facts.name == set_name), set_name)
+
+
+def _layer(layer: int | None) -> str:
+    return "" if layer is None else f"layer {layer}"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[Row], left: Iterable[int], caption: str = "") -> Table | None:
+    found = tuple(rows)
+    return Table(head, found, frozenset(left), caption=caption) if found else None

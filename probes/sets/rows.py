@@ -1,0 +1,162 @@
+"""Rows with a text and a class, whatever format they come in."""
+
+import contextlib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pretrain.errors import DiptychError
+from pretrain.sources.columns import ColumnSource
+from pretrain.sources.files import Files
+from pretrain.sources.record import BadRow, Record
+
+Label = int | str
+"""A class as the data says it: whole numbers, else text."""
+
+NAME_COLUMNS = ("label_name", "label_text")
+"""Columns that name the class of a numbered label."""
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Row(Record):
+    """A text and its class.
+
+    Attributes:
+        text: May be empty.
+        raw: The class, as the data says it; where the text is empty, nobody asks.
+        class_name: What a column beside it calls the class, if there is one.
+    """
+
+    text: str = ""
+    raw: Label = 0
+    class_name: str | None = None
+
+
+class LabelledRows(ColumnSource):
+    """Turns any source of named fields into one of rows with a text and a class.
+
+    Comes before the source among the bases of a class.
+    """
+
+    text_columns: tuple[tuple[str, ...], ...]
+    """Ways to find the text; the first whose columns are all there is taken."""
+    label_column: str
+
+    def needed(self, available: Iterable[str], file: str) -> list[str]:
+        """The columns of a table that rows need, in the table's order.
+
+        Raises:
+            DiptychError: The text or the label has none.
+        """
+        available = list(available)
+        text = self._text(available, file)
+        return [name for name in available if name in (*text, self.label_column, *NAME_COLUMNS)]
+
+    def to_record(self, row: Mapping[str, Any], file: str, line: int) -> Row:
+        """The text and the class of a row.
+
+        Raises:
+            DiptychError: It has none, or one that cannot be used.
+        """
+        place = f"{file}:{line}"
+        texts = [_text_of(row[name], name, place) for name in self._text(row, place)]
+        text = "\n".join(text for text in texts if text and not text.isspace())
+        if not text:
+            return Row({}, file, line)
+        name = next((row[name] for name in NAME_COLUMNS if isinstance(row.get(name), str) and row[name]), None)
+        label = parse_label(row[self.label_column], place)
+        return Row({}, file, line, text=text, raw=label, class_name=name if isinstance(label, int) else None)
+
+    def rows(self) -> Iterator[Row]:
+        """Yields all rows in order.
+
+        Raises:
+            DiptychError: The data cannot be read, or a row is wrong.
+        """
+        with _for_probes():
+            for part in self.parts(Files()):
+                for row in self.read(part):
+                    if isinstance(row, BadRow):
+                        raise DiptychError(str(row))
+                    assert isinstance(row, Row)
+                    yield row
+
+    def _text(self, available: Iterable[str], place: str) -> tuple[str, ...]:
+        for columns in self.text_columns:
+            if all(name in available for name in columns):
+                if self.label_column not in available:
+                    raise DiptychError(
+                        f"{place}: no column {self.label_column!r}, so there are no labels; it has "
+                        f"{_listed(available)}; name the column of the labels with the option label"
+                    )
+                return columns
+        wanted = " or ".join(" + ".join(map(repr, columns)) for columns in self.text_columns)
+        raise DiptychError(
+            f"{place}: no column {wanted}; it has {_listed(available)}; name the column of the texts with the option "
+            "text"
+        )
+
+
+def parse_label(value: object, place: str) -> Label:
+    """A class as a whole number or text.
+
+    Numbers in quotes count as numbers, for CSV has no others; true and false are the texts.
+
+    Raises:
+        DiptychError: There is none, or it is a number with a fraction.
+    """
+    if isinstance(value, str):
+        value = value.strip()
+        if value.lower() in ("", "nan"):
+            value = None
+        elif _NUMBER.fullmatch(value):
+            value = float(value) if not value.lstrip("+-").isdigit() else int(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise DiptychError(f"{place}: the label is missing; fill it or drop the row")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, float):
+        raise DiptychError(f"{place}: label {value} has a fraction, but a class is a whole number or a text; bin it")
+    if not isinstance(value, int | str):
+        raise DiptychError(
+            f"{place}: the label is of type {type(value).__name__}, but a class is a whole number or a text; convert it"
+        )
+    return value
+
+
+@contextlib.contextmanager
+def _for_probes() -> Iterator[None]:
+    """Readers of the corpora point to their own settings; here are none of those."""
+    try:
+        yield
+    except DiptychError as error:
+        raise DiptychError(str(error).replace("check data.sources", "check the path")) from error
+
+
+def _text_of(value: object, column: str, place: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DiptychError(
+            f"{place}: column {column!r} is no text but of type {type(value).__name__}; name the column of the texts "
+            "with the option text"
+        )
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise DiptychError(
+                f"{place}: column {column!r} holds half a surrogate pair, which no UTF-8 can hold; repair it"
+            ) from None
+    return value
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown: Sequence[str] = [str(name)[:40] for name in names]
+    return (", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")) or "no columns"

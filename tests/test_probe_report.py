@@ -1,0 +1,485 @@
+"""The report of a probing run: what it says, what it looks like in a browser, what it leaves alone."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from probe_reports import HOSTILE, fake_report
+
+from pretrain.errors import DiptychError
+from probes.reporting import write_projector, write_report, write_tensorboard
+from probes.reporting.canvas import pens
+from probes.reporting.charts import draw_charts
+from probes.reporting.lookup import clear_best, compared
+from probes.reporting.page import render
+from probes.reporting.summary import summarise
+from probes.reporting.tables import main_table
+from probes.results import Comparison, Estimate, ModelFacts, Report, Score, SetFacts, read_report
+
+REPORT = fake_report()
+SMALL = fake_report(1, ("plain", "mixed"), poolings=("mean",), layers=3, points=20)
+BARE = fake_report(1, ("plain",), poolings=("mean",), extras=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("probes") / "report"
+    assert write_report(REPORT, path) == path / "index.html"
+    return path
+
+
+@pytest.fixture(scope="module")
+def html(folder: Path) -> str:
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def markdown(folder: Path) -> str:
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+# What it says
+
+
+def estimate(value: float, half: float = 0.02) -> Estimate:
+    return Estimate(value, value - half, value + half)
+
+
+def score(system: str, value: float, layer: int | None = 5, pooling: str | None = "mean", **changes: Any) -> Score:
+    made = Score("rt", system, False, layer, pooling, 100, 1, value, estimate(value), estimate(value), 1.0, True)
+    return replace(made, **changes)
+
+
+def small_report(scores: list[Score], comparisons: tuple[Comparison, ...] = (), *, control: bool = False) -> Report:
+    models = tuple(
+        ModelFacts(name, name, twin, "llama", 10, 7, 8, "f" * 64)
+        for name, twin in (("mixed", None), ("plain", None), ("mixed random", "mixed"))
+        if any(one.system == name for one in scores)
+    )
+    facts = SetFacts("rt", "Tomatoes", "here", ("bad", "good"), 100, 50, (25, 25), control, (), (), "f" * 64)
+    return Report("t", "2026-01-31T12:00:00", "c", {}, {}, models, (facts,), tuple(scores), comparisons)
+
+
+def comparison(first: str, second: str, difference: float, adjusted: float) -> Comparison:
+    return Comparison(
+        *("rt", first, second, 5, 4, "mean", estimate(difference), adjusted / 2, adjusted, adjusted < 0.05)
+    )
+
+
+def test_the_summary_reads_as_a_sentence() -> None:
+    scores = [score("mixed", 0.741), score("plain", 0.709, 4), score("tfidf", 0.79, None, None)]
+    scores += [score("mixed random", 0.58, 2), score("majority", 0.5, None, None)]
+    scores.append(score("mixed", 0.514, shuffled=True))
+    # The other way round than the sentence.
+    found = summarise(small_report(scores, (comparison("plain", "mixed", -0.032, 0.003),)))
+    assert found.sets == (
+        "On Tomatoes the mean representation of `mixed` at layer 5 of 6 reads sentiment with 74.1 % accuracy "
+        "(95 % interval 72.1 to 76.1), 3.2 points above `plain` (70.9 %; different, p = .003 after Holm), "
+        "below TF-IDF words (79.0 %). Random weights of the same architecture reach 58.0 %, probes of shuffled labels "
+        "reach at most 51.4 % (selectivity 22.7 points), the most frequent class alone gives 50.0 %.",
+    )
+    assert found.headline == ("`mixed` is above `plain` in 1 of 1 comparison (1 sentiment set).",)
+
+
+def test_the_summary_is_honest_where_nothing_is_shown() -> None:
+    scores = [score("mixed", 0.51, 0, "last"), score("plain", 0.505, 4), score("mixed random", 0.50)]
+    scores += [score("majority", 0.5, None, None), score("tfidf", 0.52, None, None)]
+    comparisons = (comparison("mixed", "plain", 0.005, 0.6), comparison("mixed", "mixed random", 0.01, 1.0))
+    comparisons = tuple(replace(one, pooling="last") for one in comparisons)
+    found = summarise(small_report(scores, comparisons))
+    assert "the last-token representation of `mixed` at the embeddings" in found.sets[0]
+    assert "(50.5 %; no difference shown, p = .60 after Holm, both at the pooling last token)" in found.sets[0]
+    assert "near TF-IDF words (52.0 %, the intervals overlap)" in found.sets[0]
+    assert "That it reads more than random weights do is not shown (p = 1)." in found.sets[0]
+    assert found.sets[0].endswith("The interval does not exclude the most frequent class: no reading is shown.")
+    assert found.headline == (
+        "No difference between `mixed` and `plain` is shown (1 sentiment set).",
+        "Trained weights read sentiment better than random weights of the same architecture in 0 of 1 comparison.",
+    )
+
+
+def test_a_control_set_is_not_called_sentiment() -> None:
+    found = summarise(small_report([score("mixed", 0.9)], control=True))
+    assert found.sets[0].startswith("On the control set Tomatoes the mean")
+    assert "reads labels that are not sentiment with 90.0 %" in found.sets[0]
+    assert not found.headline
+
+
+def test_cautions() -> None:
+    assert summarise(REPORT).cautions == (
+        "2 things could not be done; see Problems.",
+        "6 of 432 probes stopped before they had converged.",
+        "Texts are shared between splits or sets on SST-5; see Data.",
+        "Texts longer than a model's context were cut, 12 cases in all; see Data.",
+    )
+    untested = summarise(small_report([score("mixed", 0.9), score("plain", 0.8)]))
+    assert untested.cautions == ("The models were not compared on the same examples: differences are untested.",)
+    assert summarise(small_report([])).sets == ("On Tomatoes no model was scored.",)
+
+
+def test_only_a_best_that_is_different_is_bold() -> None:
+    scores = [score("mixed", 0.74), score("plain", 0.71)]
+    for comparisons, best in (
+        ((), None),
+        ((comparison("plain", "mixed", -0.03, 0.01),), "mixed"),
+        ((comparison("mixed", "plain", 0.03, 0.2),), None),
+    ):
+        report = small_report(scores, comparisons)
+        assert clear_best(report, "rt") == best
+        table = main_table(report)
+        assert table is not None
+        assert [cell.strong for cell in table.rows[0].cells] == [False, best == "mixed", False]
+
+
+def test_a_comparison_can_be_turned() -> None:
+    report = small_report([], (replace(comparison("a", "b", 0.03, 0.2), difference=Estimate(0.03, -0.01, 0.05)),))
+    turned = compared(report, "rt", "b", "a", "mean")
+    assert turned is not None
+    assert turned.difference == Estimate(-0.03, -0.05, 0.01)
+    assert (turned.first_layer, turned.second_layer) == (4, 5)
+    assert compared(report, "rt", "b", "a", "last") is None
+
+
+# What is written
+
+
+def test_json_gives_the_report_back(folder: Path) -> None:
+    assert read_report(folder / "report.json") == REPORT
+
+
+def test_every_figure_exists_and_is_linked(folder: Path, markdown: str) -> None:
+    linked = re.findall(r"\]\((figures/[^)]+)\)", markdown)
+    assert len(linked) == len(set(linked)) == 35
+    assert {f"figures/{path.name}" for path in (folder / "figures").iterdir()} == set(linked)
+    assert all((folder / path).read_bytes().startswith(b"\x89PNG") for path in linked)
+    assert not [path for path in folder.rglob(".*")]
+
+
+def test_markdown_has_the_figures(markdown: str) -> None:
+    chosen = REPORT.chosen("rotten_tomatoes", "mixed_λ0.1")
+    assert chosen is not None
+    assert f"{100 * chosen.accuracy.value:.1f} (71.7–77.1, L5 mean)" in markdown
+    assert "| Rotten Tomatoes (mean of tokens) | plain-4000 (layer 5) | mixed\\_λ0.1 (layer 5) | **−3.8**" in markdown
+    assert "12,345,678" in markdown
+    assert REPORT.command in markdown
+    assert len(re.findall(r"^\| (?:rotten\\_tomatoes|sst5|subj) \|", markdown, re.M)) == len(REPORT.scores) + 84
+    tables = re.findall(r"(?:^\|.*\n)+", markdown, re.M)
+    for table in tables:
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+def test_hostile_texts_are_inert(html: str, markdown: str) -> None:
+    assert HOSTILE not in html
+    assert html.count("<script>") == 1
+    assert "<img" not in html
+    assert "\u202e" not in html + markdown
+    assert "<script" not in markdown
+    name = '<b>x</b>`$\\_{x}$" style="fill:red'
+    hostile = replace(
+        SMALL,
+        title=HOSTILE,
+        models=(replace(SMALL.models[0], name=name), *SMALL.models[1:]),
+        scores=tuple(replace(one, system=name) if one.system == "plain" else one for one in SMALL.scores),
+        sets=(replace(SMALL.sets[0], title=HOSTILE, label_names=("{{script}}", "_</style>")),),
+    )
+    page = render(hostile, draw_charts(hostile))
+    assert "<b>x" not in page
+    assert "{fill:red}" not in page
+    assert page.count("<script>") == page.count("</style>") == 1
+    assert "{{script}}" in page
+
+
+def test_the_page_needs_nothing_else(html: str) -> None:
+    assert len(html) < 1_000_000
+    assert not re.findall(r'(?:src|href)="(?!#|data:image/png)[^"]*"', html)
+    assert "@import" not in html
+    assert "url(http" not in html
+    assert "default-src 'none'" in html
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', html)) <= set(ids)
+    assert len(re.findall(r'<svg viewBox="[^"]+" role="img" aria-label="[^"]{20,}"', html)) == 35
+    # Every colour of a chart follows the theme.
+    assert not re.search(r"(?:fill|stroke):#", html)
+
+
+def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_report(SMALL, tmp_path / name)
+    first = {path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}
+    second = {path.relative_to(tmp_path / "b"): path.read_bytes() for path in (tmp_path / "b").rglob("*.*")}
+    assert len(first) > 5
+    assert first == second
+
+
+def test_parts_without_content_are_left_out(tmp_path: Path) -> None:
+    page = write_report(BARE, tmp_path).read_text(encoding="utf-8")
+    sections = re.findall(r'<section id="(\w+)">', page)
+    assert sections == ["summary", "accuracy", "layers", "data", "models", "scores", "settings"]
+    assert re.findall(r'<a href="#(\w+)">', page) == sections
+    assert "data-filter" not in page
+    assert '<form id="filters"' not in page
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.M) == [
+        *("Accuracy", "Accuracy by layer", "Data", "Models", "All scores", "Settings"),
+    ]
+
+
+def test_a_report_without_scores_is_a_report(tmp_path: Path) -> None:
+    failed = replace(BARE, scores=(), problems=("rotten_tomatoes: one class only",))
+    page = write_report(failed, tmp_path).read_text(encoding="utf-8")
+    assert "On Rotten Tomatoes no model was scored." in page
+    assert "1 thing could not be done" in page
+    assert not (tmp_path / "figures").exists()
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
+    write_report(BARE, tmp_path)
+    write_report(replace(BARE, title="Second"), tmp_path)
+    assert "Second" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "figures" / "mine.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["index.html", "report.md", "report.json", "figures/layers-rotten-tomatoes-mean.png"])
+def test_a_file_of_that_name_that_is_not_ours_stops_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(DiptychError, match=re.escape(f"{tmp_path / name}: is not from an earlier report")):
+        write_report(BARE, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiptychError, match="file: cannot be written"):
+        write_report(BARE, tmp_path / "file")
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
+    import matplotlib
+
+    before = matplotlib.rcParams["svg.fonttype"], matplotlib.rcParams["text.parse_math"]
+    with pens():
+        assert matplotlib.rcParams["text.parse_math"] is False
+    assert (matplotlib.rcParams["svg.fonttype"], matplotlib.rcParams["text.parse_math"]) == before
+
+
+# TensorBoard
+
+
+def test_scalars_in_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_tensorboard(REPORT, tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0})
+    events.Reload()
+    by_layer = events.Scalars("probe/sst5/mixed_λ0.1/mean/accuracy")
+    assert [event.step for event in by_layer] == list(range(7))
+    chosen = REPORT.chosen("sst5", "mixed_λ0.1", "mean")
+    assert chosen is not None
+    assert chosen.accuracy.value in [pytest.approx(event.value) for event in by_layer]
+    assert len(events.Scalars("probe/sst5/mixed_λ0.1/mean/shuffled_accuracy")) == 1
+    assert [event.step for event in events.Scalars("probe/sst5/tfidf/accuracy")] == [0]
+    assert [event.step for event in events.Scalars("probe_training/sst5/plain/last/macro_f1")] == [1000, 4000]
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("probe_training/sst5/mixed")]
+
+
+def test_the_projector_plugin_reads_what_is_written(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+    from werkzeug.test import Client
+
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2) / 7
+    texts = ["a\ttab", "two\nlines", "x" * 1000]
+    write_projector(tmp_path, "sst5/plain layer 5", vectors, ["bad", "good", "bad"], texts)
+    write_projector(tmp_path, "sst5 plain layer-5", vectors[:2] * 2, ["bad", "good"], texts[:2])
+    write_projector(tmp_path, "sst5/plain layer 5", vectors * 3, ["bad", "good", "bad"], texts)
+    provider = MultiplexerDataProvider(EventMultiplexer(), str(tmp_path))
+    plugin = ProjectorPlugin(TBContext(logdir=str(tmp_path), data_provider=provider))
+    apps = plugin.get_plugin_apps()
+    shown = json.loads(Client(apps["/info"]).get("/?run=.").data)["embeddings"]
+    assert [(one["tensorName"], one["tensorShape"]) for one in shown] == [
+        *(("sst5 plain layer-5", [2, 2]), ("sst5/plain layer 5", [3, 2])),
+    ]
+    read = Client(apps["/tensor"]).get("/", query_string={"run": ".", "name": "sst5/plain layer 5"}).data
+    np.testing.assert_allclose(np.frombuffer(read, np.float32).reshape(3, 2), vectors * 3, rtol=1e-5)
+    about = Client(apps["/metadata"]).get("/", query_string={"run": ".", "name": "sst5/plain layer 5"}).data.decode()
+    assert about.splitlines()[:3] == ["label\ttext", "bad\ta tab", "good\ttwo lines"]
+    assert len(about.splitlines()[3]) == 304
+
+
+def test_vectors_that_the_projector_cannot_show(tmp_path: Path) -> None:
+    with pytest.raises(DiptychError, match="one row, label and text each"):
+        write_projector(tmp_path, "x", np.zeros((2, 3)), ["a"], ["b", "c"])
+    with pytest.raises(DiptychError, match="not finite"):
+        write_projector(tmp_path, "x", np.full((1, 3), np.nan), ["a"], ["b"])
+    (tmp_path / "projector_config.pbtxt").write_text("not {{ a config")
+    with pytest.raises(DiptychError, match=r"projector_config\.pbtxt: cannot be read"):
+        write_projector(tmp_path, "x", np.zeros((1, 3)), ["a"], ["b"])
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("chromium or chromedriver is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+def show(browser: Any, path: Path, *, width: int = 1280, dark: bool = False) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 700},
+    )
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    browser.get((path / "index.html").as_uri())
+
+
+def visible(browser: Any, selector: str) -> list[str]:
+    found: list[str] = browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].filter((one) => one.checkVisibility())"
+        ".map((one) => one.getAttribute('aria-label') || one.textContent)",
+        selector,
+    )
+    return found
+
+
+def choose(browser: Any, name: str, place: int) -> None:
+    browser.execute_script(
+        "document.querySelectorAll(`#filters input[name=${arguments[0]}]`)[arguments[1]].click()", name, place
+    )
+
+
+def test_nothing_goes_wrong_in_a_browser(browser: Any, folder: Path) -> None:
+    browser.get_log("browser")
+    for width in (1280, 375):
+        for dark in (False, True):
+            show(browser, folder, width=width, dark=dark)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+            assert background == ("rgb(18, 21, 25)" if dark else "rgb(245, 246, 248)")
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return window.hacked") is None
+
+
+def test_no_chart_has_text_beyond_its_edge(browser: Any, folder: Path) -> None:
+    show(browser, folder)
+    beyond = browser.execute_script(
+        """return [...document.querySelectorAll("figure")].filter((figure) => {
+             const edge = figure.querySelector("svg").getBoundingClientRect();
+             return [...figure.querySelectorAll("text")].some((text) => {
+               const box = text.getBoundingClientRect();
+               return box.left < edge.left - 1 || box.right > edge.right + 1 || box.bottom > edge.bottom + 1;
+             });
+           }).map((figure) => figure.textContent)"""
+    )
+    assert beyond == []
+
+
+def test_sets_and_poolings_are_chosen(browser: Any, folder: Path) -> None:
+    show(browser, folder)
+    assert len(visible(browser, "#layers figure svg")) == 6
+    assert len(visible(browser, "#accuracy table")) == 1
+    choose(browser, "set", 2)
+    labels = visible(browser, "#layers figure svg")
+    assert len(labels) == 2
+    assert all("SST-5" in label for label in labels)
+    choose(browser, "pooling", 1)
+    assert [label.split(".")[0] for label in visible(browser, "#layers figure svg")] == [
+        "Accuracy by layer on SST-5, last token"
+    ]
+    assert visible(browser, "#accuracy h3") == ["Last token"]
+    assert visible(browser, "#accuracy tbody th") == ["SST-5"]
+    assert visible(browser, "#similarity svg") == []
+    assert visible(browser, "#similarity .nothing") == ["Nothing here for this choice."]
+    choose(browser, "set", 0)
+    choose(browser, "pooling", 0)
+    assert len(visible(browser, "#layers figure svg")) == 6
+    assert visible(browser, ".nothing") == []
+
+
+def test_filters_work_from_the_keyboard(browser: Any, folder: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, folder)
+    first = browser.find_element("css selector", "#filters input[name=set]")
+    browser.execute_script("arguments[0].focus()", first)
+    first.send_keys(Keys.ARROW_RIGHT)
+    assert len(visible(browser, "#layers figure svg")) == 2
+
+
+def test_rows_are_found_and_sorted(browser: Any, folder: Path) -> None:
+    show(browser, folder)
+    browser.find_element("css selector", "#find").send_keys("sst5 tf-idf")
+    assert visible(browser, "#found") == ["5 of 432 rows"]
+    assert len(visible(browser, "#scores tbody tr")) == 5
+    heads = browser.find_elements("css selector", "#scores thead th")
+    accuracy = next(head for head in heads if head.text.startswith("accuracy"))
+    cells = "#scores tbody td:nth-child(8)"
+    press = "arguments[0].querySelector('button').click()"
+    browser.execute_script(press, accuracy)
+    down = [float(value) for value in visible(browser, cells)]
+    assert down == sorted(down, reverse=True)
+    assert accuracy.get_attribute("aria-sort") == "descending"
+    browser.execute_script(press, accuracy)
+    assert [float(value) for value in visible(browser, cells)] == down[::-1]
+
+
+def test_the_theme_can_be_chosen(browser: Any, folder: Path) -> None:
+    show(browser, folder)
+    colours = []
+    for _ in range(3):
+        colours.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        browser.execute_script("document.getElementById('theme').click()")
+    assert colours == ["rgb(245, 246, 248)", "rgb(245, 246, 248)", "rgb(18, 21, 25)"]
+    assert visible(browser, "#theme") == ["Theme: auto"]
+
+
+def test_without_scripts_everything_is_shown(browser: Any, folder: Path) -> None:
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        show(browser, folder)
+        assert not browser.find_element("css selector", "#filters").is_displayed()
+        assert len(browser.find_elements("css selector", "main [hidden]:not(.nothing)")) == 1  # the search field
+        figures = browser.find_elements("css selector", "figure")
+        assert len(figures) == 35
+        assert all(figure.is_displayed() for figure in figures)
+        assert len(browser.find_elements("css selector", "#scores tbody tr")) == 432
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_one_set_and_one_model_in_a_browser(browser: Any, tmp_path: Path) -> None:
+    write_report(BARE, tmp_path)
+    browser.get_log("browser")
+    show(browser, tmp_path, width=375)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 375
+    assert len(visible(browser, "section")) == 7
+    assert browser.get_log("browser") == []
