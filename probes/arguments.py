@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from finetune.loading import Dtype
 from pretrain.errors import DiptychError
 from probes.encoding.origin import checkpoints_of
 from probes.sets import SetOptions
@@ -47,7 +48,7 @@ class Settings:
     random_twins: bool
     max_tokens: int | None
     batch_tokens: int
-    dtype: str
+    dtype: Dtype
     trust_remote_code: bool
     title: str
 
@@ -87,6 +88,8 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
     add("--test-split", metavar="NAME", help="split to test on (test)")
     add("--max-train", type=_positive, metavar="N", help="most training texts of a set")
     add("--max-test", type=_positive, metavar="N", help="most test texts of a set")
+    add("--reviews-count", type=_positive, default=6000, metavar="N", help="meanings of the set reviews (6000)")
+    add("--reviews-seed", type=int, default=0, metavar="N", help="which of them")
     add("--max-tokens", type=_positive, metavar="N", help="most tokens of a text (the context)")
     add("--batch-tokens", type=_positive, default=2048, metavar="N", help="positions of a forward pass (2048)")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="float32", help="of weights (float32)")
@@ -100,6 +103,8 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
         test_split=found.test_split,
         max_train=found.max_train,
         max_test=found.max_test,
+        reviews_count=found.reviews_count,
+        reviews_seed=found.reviews_seed,
     )
     return Settings(
         models=_models(found.models, found.checkpoints),

@@ -317,7 +317,7 @@ def read_report(path: Path) -> Report:
 
 def _built(kind: Any, value: Any) -> Any:
     """JSON values as the typed tree that they were written from."""
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
         known = {item.name for item in fields(kind)}
         return kind(**{name: _built(hints[name], item) for name, item in value.items() if name in known})

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import tqdm
 
-from pretrain.branches import IntArray
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.tokenizer import check_text
@@ -23,7 +22,9 @@ from probes.encoding.rows import Batch, lay_out, make_batches
 WINDOW_TEXTS = 256, 8192
 """Fewest and most texts that are sorted by length together."""
 
-WINDOW_BYTES = 2**25
+BATCH_TOKENS = {"cpu": 1024, "accelerator": 16384}
+
+WINDOW_BYTES = 2**24
 """Pooled states of a window, if it holds more than the fewest texts."""
 
 
@@ -68,7 +69,7 @@ def encode(
     texts: Sequence[str],
     *,
     poolings: Sequence[str] = ("last", "mean"),
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     max_tokens: int | None = None,
     cache: Path | None = None,
     ranks: Ranks | None = None,
@@ -83,7 +84,7 @@ def encode(
         model: From :func:`probes.encoding.probed_model.open_model`; the same on every rank.
         texts: Texts; a special token spelt out in one is ordinary text.
         poolings: Of :data:`probes.encoding.pooling.POOLINGS`; ``pred`` only if the model has predictors.
-        batch_tokens: Positions of a forward pass.
+        batch_tokens: Positions of a forward pass; None: few on the CPU, whose caches they should fit, else many.
         max_tokens: Most tokens of a text, bos included; None: as many as the context takes, its predictors reserved.
         cache: Folder of cached representations, seen by all ranks; None: they are kept in memory.
         ranks: Default: this process alone.
@@ -93,6 +94,8 @@ def encode(
         DiptychError: A pooling that the model has not, a state that is not finite, or a cache that cannot be written.
     """
     ranks = ranks or Ranks(0, 1, model.device)
+    if batch_tokens is None:
+        batch_tokens = BATCH_TOKENS["cpu" if model.device.type == "cpu" else "accelerator"]
     job = _Job(model, texts, _checked_poolings(model, poolings), batch_tokens, _limit(model, max_tokens), ranks)
     if batch_tokens < 1:
         raise DiptychError(f"batch_tokens: {batch_tokens}; needs at least 1")
@@ -178,10 +181,11 @@ class _Job:
                 lengths = np.array([len(ids) + len(self.appended) for ids in tokens], dtype=np.int64)
                 batches = make_batches(lengths, self.batch_tokens, self.model.way.longest_packed)
                 own = batches[ranks.rank :: ranks.world_size]
-                parts = ranks.gather(ranks.agree(lambda: self._compute(own, tokens, bar)))  # noqa: B023
                 values = np.empty((layers, poolings, len(tokens), width), np.float32)
-                for numbers, states in (found for part in parts for found in part):
-                    values[:, :, numbers] = states
+                numbers = ranks.agree(lambda: self._compute(own, tokens, values, bar))  # noqa: B023
+                if ranks.world_size > 1:
+                    for theirs, states in ranks.gather((numbers, values[:, :, numbers])):
+                        values[:, :, theirs] = states
                 self._check(values, tokens, start)
                 ranks.agree(lambda: store.write(start, values) if writes else None)  # noqa: B023
                 bar.update(start + len(tokens) - bar.n)  # what the other ranks did
@@ -200,21 +204,26 @@ class _Job:
 
     @torch.inference_mode()
     def _compute(
-        self, batches: Sequence[Batch], tokens: Sequence[Sequence[int]], bar: "tqdm.tqdm[NoReturn]"
-    ) -> list[tuple[IntArray, FloatArray]]:
-        """Numbers and pooled states of the texts of some batches."""
-        model, found = self.model, []
+        self,
+        batches: Sequence[Batch],
+        tokens: Sequence[Sequence[int]],
+        values: FloatArray,
+        bar: "tqdm.tqdm[NoReturn]",
+    ) -> list[int]:
+        """Sets the pooled states of the texts of some batches; returns the numbers of those texts."""
+        model, done = self.model, []
         for batch in batches:
             rows = lay_out(batch, tokens, self.appended)
             try:
-                states = pooled(model.base, rows, model.way, self.poolings).cpu().numpy()
+                states = pooled(model.base, rows, model.way, self.poolings)
             except torch.OutOfMemoryError:
                 raise DiptychError(
                     f"{model.name}: out of memory on the device at {rows.ids.numel():,} tokens; lower batch_tokens"
                 ) from None
-            found.append((rows.numbers, states))
+            values[:, :, rows.numbers] = states.cpu().numpy()
+            done += rows.numbers.tolist()
             bar.update(len(rows.numbers))
-        return found
+        return done
 
     @torch.inference_mode()
     def _check(self, values: FloatArray, tokens: Sequence[Sequence[int]], start: int) -> None:

@@ -63,21 +63,25 @@ class FramesOfOneSide(Draw):
         return super().pick(options)
 
 
-def load_reviews(count: int, seed: int, test_share: float) -> LabelledSet:
+def load_reviews(
+    count: int, seed: int, test_share: float, max_train: int | None = None, max_test: int | None = None
+) -> LabelledSet:
     """Makes reviews with their polarity.
 
     Args:
         count: Meanings in both splits together, all different, each worded once.
         seed: Selects them.
         test_share: Share of them that is tested on.
+        max_train: Most training texts.
+        max_test: Most test texts.
 
     Raises:
         DiptychError: There are too few for two classes in both splits.
     """
     num_test = round(count * test_share)
     meanings = _different_meanings(seed, count)
-    train = _worded(seed, meanings[num_test:], held_out=False)
-    test = _worded(seed, meanings[:num_test], held_out=True)
+    train = _worded(seed, meanings[num_test:][:max_train], held_out=False)
+    test = _worded(seed, meanings[:num_test][:max_test], held_out=True)
     for split in (train, test):
         if min(split.counts(2)) == 0:
             raise DiptychError(f"reviews_count: {count} meanings leave a split without one of the classes; raise it")

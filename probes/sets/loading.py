@@ -41,7 +41,9 @@ def load_set(spec: str, options: SetOptions | None = None) -> LabelledSet:
     match = _NAME.fullmatch(spec)
     name, where = (match[1], match[2]) if match is not None else (None, spec)
     if where == "reviews" and name is None:
-        return load_reviews(options.reviews_count, options.reviews_seed, options.test_share)
+        return load_reviews(
+            options.reviews_count, options.reviews_seed, options.test_share, options.max_train, options.max_test
+        )
     if name is None and where in REGISTRY:
         known = REGISTRY[where]
         return _from_hub(where, known, known.dataset, known.revision, known.config, options)

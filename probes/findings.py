@@ -1,0 +1,187 @@
+"""What follows from the probes: comparisons, the shape of representations, and what systems say of examples."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.encoding.encode import Encoded
+from probes.probing.geometry import anisotropy, isotropy, linear_cka_matrix, pair_scores, rankme
+from probes.probing.projection import project
+from probes.probing.scores import ProbeScore
+from probes.probing.statistics import compare, confusion, holm
+from probes.results import Comparison, Geometry, ModelFacts, Predictions, Similarity, Wrong
+from probes.sets import LabelledSet
+
+LOOKED_AT = 2000
+"""Texts, or pairs, that geometry and CKA look at, at most."""
+
+_WRONG = 12
+"""Wrong examples that are kept of a system."""
+
+_ALL_PAIRED = 6
+"""Up to so many models are all compared with each other; more only with the first."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A system's representation of a set, by pooling: that of the layer which cross-validation chose.
+
+    Attributes:
+        system: Name of a model or control.
+        pooling: None for a control.
+        layer: None for a control.
+        probe: Trained on all examples, with all seeds.
+    """
+
+    system: str
+    pooling: str | None
+    layer: int | None
+    probe: ProbeScore
+
+
+@dataclass
+class Found:
+    """What a run has found so far.
+
+    Attributes:
+        sets: Labelled sets.
+        models: Models with which at least one set was encoded.
+        encoded: Training and then test texts, by model and set; of the pairs, first and then second views.
+        chosen: By set.
+    """
+
+    sets: list[LabelledSet] = field(default_factory=list)
+    models: list[ModelFacts] = field(default_factory=list)
+    encoded: dict[tuple[str, str], Encoded] = field(default_factory=dict)
+    chosen: dict[str, list[Chosen]] = field(default_factory=dict)
+
+    def systems(self, place: str) -> list[tuple[ModelFacts, Encoded]]:
+        """Models with their representations of a set."""
+        return [(facts, self.encoded[key]) for facts in self.models if (key := (facts.name, place)) in self.encoded]
+
+    def test_states(self, labelled: LabelledSet, system: str, layer: int, pooling: str) -> NDArray[np.float32]:
+        """A representation of a set's test texts, [num_test, width]."""
+        return self.encoded[system, labelled.name].get(layer, pooling)[len(labelled.train) :]
+
+
+def comparisons(found: Found, poolings: Sequence[str]) -> tuple[Comparison, ...]:
+    """Pairs of models, each model with its random twin and with TF-IDF; p-values adjusted for all of them together."""
+    trained = [facts.name for facts in found.models if facts.random_twin_of is None]
+    twins = {facts.random_twin_of: facts.name for facts in found.models if facts.random_twin_of}
+    pairs = list(itertools.combinations(trained, 2))
+    if len(trained) > _ALL_PAIRED:
+        pairs = [pair for pair in pairs if pair[0] == trained[0]]
+    # Models of one architecture share a twin.
+    pairs += [(name, twins.get(name, next(iter(twins.values())))) for name in trained if twins]
+    pairs += [(name, "tfidf") for name in trained]
+    results = []
+    for labelled in found.sets:
+        known = {(item.system, item.pooling): item for item in found.chosen.get(labelled.name, ())}
+        for (first, second), pooling in itertools.product(pairs, poolings):
+            one, other = known.get((first, pooling)), known.get((second, None if second == "tfidf" else pooling))
+            if one is None or other is None:
+                continue
+            test = compare(labelled.test.labels, one.probe.predictions, other.probe.predictions)
+            results.append(
+                Comparison(
+                    set=labelled.name,
+                    first=first,
+                    second=second,
+                    first_layer=one.layer,
+                    second_layer=other.layer,
+                    pooling=pooling,
+                    difference=test.difference,
+                    mcnemar=test.mcnemar,
+                    adjusted=1.0,
+                    different=False,
+                )
+            )
+    adjusted = holm([item.mcnemar for item in results]) if results else ()
+    return tuple(
+        replace(item, adjusted=value, different=value < 0.05) for item, value in zip(results, adjusted, strict=True)
+    )
+
+
+def geometry(found: Found, pairs: str | None) -> Iterator[Geometry]:
+    """Of every set's test texts, and of pairs of views.
+
+    Args:
+        found: What was encoded.
+        pairs: What the pairs are called among it; None: there are none.
+    """
+    for labelled in found.sets:
+        for facts, encoded in found.systems(labelled.name):
+            for pooling, layer in itertools.product(encoded.poolings, range(encoded.layers)):
+                states = found.test_states(labelled, facts.name, layer, pooling)[:LOOKED_AT]
+                yield Geometry(labelled.name, facts.name, layer, pooling, *_shape(states))
+    for facts, encoded in found.systems(pairs) if pairs is not None else ():
+        for pooling, layer in itertools.product(encoded.poolings, range(encoded.layers)):
+            states = encoded.get(layer, pooling)
+            first, second = np.split(states, 2)
+            scores = asdict(pair_scores(first, second))
+            yield Geometry(str(pairs), facts.name, layer, pooling, *_shape(states), **scores)
+
+
+def similarities(found: Found, poolings: Sequence[str]) -> Iterator[Similarity]:
+    """CKA between all models, on the test texts of the first set that all of them have encoded."""
+    place = next((item for item in found.sets if len(found.systems(item.name)) == len(found.models)), None)
+    if place is None or len(place.test) < 4:
+        return
+    for pooling in poolings:
+        layers = {
+            facts.name: [
+                found.test_states(place, facts.name, layer, pooling)[:LOOKED_AT] for layer in range(encoded.layers)
+            ]
+            for facts, encoded in found.systems(place.name)[: _ALL_PAIRED + 1]
+            if pooling in encoded.poolings
+        }
+        for first, second in itertools.combinations_with_replacement(layers, 2):
+            values = linear_cka_matrix(layers[first], layers[second])
+            yield Similarity(place.name, first, second, pooling, tuple(tuple(map(float, row)) for row in values))
+
+
+def predictions(found: Found) -> Iterator[Predictions]:
+    """What every system says of the test examples, at the pooling that cross-validation prefers."""
+    for labelled in found.sets:
+        best: dict[str, Chosen] = {}
+        for item in found.chosen.get(labelled.name, ()):
+            if item.system not in best or _validated(item) > _validated(best[item.system]):
+                best[item.system] = item
+        for system, item in best.items():
+            yield _predictions(found, labelled, system, item)
+
+
+def _validated(item: Chosen) -> float:
+    return item.probe.cv_accuracy or 0.0
+
+
+def _predictions(found: Found, labelled: LabelledSet, system: str, item: Chosen) -> Predictions:
+    gold, said, sure = labelled.test.labels, item.probe.predictions[0], item.probe.probabilities[0]
+    table = confusion(gold, said, len(labelled.label_names))
+    points: Mapping[int, tuple[float, float]] = {}
+    if item.layer is not None and item.pooling is not None:
+        picture = project(found.test_states(labelled, system, item.layer, item.pooling), gold)
+        rounded = [(round(x, 4), round(y, 4)) for x, y in picture.points.tolist()]
+        points = dict(zip(picture.rows.tolist(), rounded, strict=True))
+    rows = np.flatnonzero(gold != said)
+    rows = rows[np.argsort(-sure[rows], kind="stable")][:_WRONG]
+    return Predictions(
+        set=labelled.name,
+        system=system,
+        layer=item.layer,
+        pooling=item.pooling,
+        confusion=tuple(tuple(row) for row in table.tolist()),
+        wrong=tuple(
+            Wrong(labelled.test.texts[row][:400], int(gold[row]), int(said[row]), round(float(sure[row]), 4))
+            for row in rows.tolist()
+        ),
+        points=tuple(points.values()),
+        point_labels=tuple(int(gold[row]) for row in points),
+    )
+
+
+def _shape(states: NDArray[np.float32]) -> tuple[float, float, float]:
+    return rankme(states), isotropy(states), anisotropy(states)
