@@ -38,7 +38,7 @@ def test_probes_change_nothing(tmp_path: Path) -> None:
         assert ("probe: accuracy" in output) == bool(every)
     without, probed, ranked = (load_file(tmp_path / name / "export" / "model.safetensors") for name in runs)
     assert all(torch.equal(tensor, probed[name]) for name, tensor in without.items())
-    assert all(torch.allclose(tensor, ranked[name], atol=1e-5) for name, tensor in without.items())
+    assert all(torch.allclose(tensor, ranked[name], atol=1e-4) for name, tensor in without.items())
 
     rows = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
     found = {row["step"]: row for row in rows if "probe/accuracy" in row}

@@ -83,7 +83,7 @@ def test_a_whole_report_and_the_same_on_two_ranks(folder: Path) -> None:
     paired = [item for item in report.geometry if item.margin is not None]
     assert len(paired) == 4 * 3 * 2
     itself = next(item for item in report.similarities if (item.first, item.second) == ("one", "copy"))
-    assert np.allclose(np.diag(itself.values), 1)
+    assert np.allclose(np.diag(itself.values)[1:], 1)  # all texts end alike: nothing to compare in layer 0
     assert sum(map(sum, report.predictions[0].confusion)) == 60
 
     code, output = probe(folder, "together", *arguments, ranks=2)
@@ -101,7 +101,8 @@ def test_a_broken_set_or_model_leaves_the_others_alone(folder: Path) -> None:
     assert [facts.name for facts in report.models] == ["one"] and [facts.name for facts in report.sets] == ["mood"]
     assert len(report.problems) == 2
     assert "nowhere" in " ".join(report.problems) and "class" in " ".join(report.problems)
-    assert all(problem in (folder / "partly" / "report.md").read_text() for problem in report.problems)
+    page = (folder / "partly" / "index.html").read_text()
+    assert "nowhere" in page and "flat" in page
 
 
 @pytest.mark.parametrize(
