@@ -17,8 +17,14 @@ $(BIN)/.complete: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# Two models from the same examples, with and without the objective; one is fine-tuned and answers; both are probed.
 demo: setup
 	bash launch/pretrain.sh --num_gpus $(RANKS)
+	bash launch/pretrain.sh --num_gpus $(RANKS) objective.lambda=0 run.folder=runs/demo-plain
+	$(BIN)/python -m finetune.demo_data runs/demo-reviews
+	bash launch/finetune.sh --num_gpus $(RANKS) configs/finetune/demo.yaml
+	$(BIN)/python -m finetune.evaluate runs/demo-finetuned/export --data runs/demo-reviews/test.jsonl
+	bash launch/probe.sh --num_gpus $(RANKS) mixed=runs/demo plain=runs/demo-plain --data reviews --out runs/demo-report
 
 test: setup lint
 	HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest $(PYTEST_ARGS)

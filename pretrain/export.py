@@ -193,7 +193,7 @@ def model_card(state: RunState, difference: float, tokenizer_class: str) -> str:
         f"- `{key}`: {value}" for key, value in identity.items() if key.startswith(("objective.", "packing."))
     )
     figures = dict(facts.get("evaluation", {}))
-    evaluated = f" after step {figures.pop('step'):,}" if figures else ""
+    evaluated = f" after step {figures.pop('step', state.step):,}" if figures else ""
     evaluation = "\n".join(f"- `{name}`: {value:.4f}" for name, value in figures.items())
     plain, base = not identity.get("objective.lambda"), identity.get("model.path")
     start = f"from `{Path(base).name}`" if base else "**from scratch**"

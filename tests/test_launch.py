@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,31 @@ def test_no_compiler_is_needed_on_the_cpu_and_where_one_is_the_error_says_so(con
     assert "error: optimizer.name: muon compiles its kernels and found no C++ compiler" in muon.stderr
     plain = start(*command, PATH=str(empty))
     assert plain.returncode == 0, plain.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("--num_gpus 2 runs/a runs/b --data mood", 2),
+        ("--hostfile hosts/all --num_gpus=2 one=runs/a --data mood", 3),
+        ("--force_multi runs/a --data mood", 1),
+        ("runs/a --data mood --num_gpus 2", 0),
+    ],
+)
+def test_the_shell_tells_the_launchers_options_from_the_stages_arguments(
+    tmp_path: Path, words: str, options: int
+) -> None:
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    fake = tmp_path / "bin" / "deepspeed"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\necho "$@"\n')
+    fake.chmod(0o755)
+    found = subprocess.run(
+        ["bash", str(tmp_path / "launch" / "probe.sh"), *words.split()],
+        env=os.environ | {"PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    given = found.stdout.split()
+    assert given.index(f"{tmp_path}/launch/probe.sh") == options and len(given) == len(words.split()) + 1
