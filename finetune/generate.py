@@ -4,6 +4,7 @@ Batches are fixed by the lengths of the prompts alone: not by what is done alrea
 interrupted evaluation goes on with the same batches, and gets the same answers also where rounding depends on them.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -247,7 +248,7 @@ def answer_likelihoods(
         prompts: Ids of the prompts.
         answers: Ids of the answers, the same for every prompt; with the stop token, where its being written counts.
         pad: Any id that the model has an embedding for; it is never seen.
-        batch_size: Sequences (prompt and answer) computed at once.
+        batch_size: Prompts computed at once.
 
     Returns:
         For each prompt, the likelihood of each answer.
@@ -255,23 +256,28 @@ def answer_likelihoods(
     if not all(answers):
         raise DiptychError("answers: one has no tokens")
     step, device = _Step(model), model.device
-    pairs = [(number, which) for number in range(len(prompts)) for which in range(len(answers))]
-    found: dict[tuple[int, int], Likelihood] = {}
-    for batch in make_batches([len(prompts[number]) + len(answers[which]) for number, which in pairs], batch_size):
-        members = [pairs[place] for place in batch]
-        ids, mask = _left_padded([[*prompts[number], *answers[which]] for number, which in members], pad)
-        kept = max(len(answers[which]) for _, which in members)
+    found: dict[int, list[Likelihood]] = {}
+    for batch in make_batches([len(prompt) for prompt in prompts], batch_size):
+        ids, mask = (part.to(device) for part in _left_padded([prompts[number] for number in batch], pad))
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        # The last position predicts what comes after the answer: it is not needed.
-        inputs = [part[:, :-1].to(device) for part in (ids, mask, positions)]
-        logits, _ = step(inputs[0], inputs[1], inputs[2], None, keep=kept)
-        logs = logits.view(len(members), kept, -1).log_softmax(-1)
-        of_ids = logs.gather(-1, ids[:, -kept:, None].to(device))[:, :, 0].double().cpu()
-        for member, row in zip(members, of_ids, strict=True):
-            length = len(answers[member[1]])
-            total = float(row[kept - length :].sum())
-            found[member] = Likelihood(total, total / length)
-    return [[found[number, which] for which in range(len(answers))] for number in range(len(prompts))]
+        logits, cache = step(ids, mask, positions, None)
+        columns = []
+        for answer in answers:
+            wanted = torch.tensor(answer, device=device).expand(len(batch), -1)
+            logs = logits.log_softmax(-1)[:, None]
+            if rest := len(answer) - 1:
+                seen = torch.cat([mask, mask.new_ones(len(batch), rest)], dim=1)
+                following = positions[:, -1:] + 1 + torch.arange(rest, device=device)
+                # Every answer goes on from a copy of the prompt's cache: a step writes into it.
+                more, _ = step(wanted[:, :-1], seen, following, copy.deepcopy(cache), keep=rest)
+                logs = torch.cat([logs, more.view(len(batch), rest, -1).log_softmax(-1)], dim=1)
+            columns.append(logs.gather(-1, wanted[..., None])[..., 0].double().sum(1).tolist())
+        for place, number in enumerate(batch):
+            totals = [column[place] for column in columns]
+            found[number] = [
+                Likelihood(total, total / len(answer)) for total, answer in zip(totals, answers, strict=True)
+            ]
+    return [found[number] for number in range(len(prompts))]
 
 
 class _Step:
