@@ -19,10 +19,10 @@ from pretrain.engine import build_engine, compute_dtype, longest_position, model
 from pretrain.lora import special_rows
 from pretrain.model import ParameterCounts, count_parameters, training_flops
 from pretrain.objectives.mixed import MixedObjective, make_branches
+from pretrain.plan import make_schedule, mixture_lines
 from pretrain.prepare import prepare
 from pretrain.run_folder import check_run_folder
 from pretrain.tokenizer import Tokenizer, load
-from pretrain.trainer import make_schedule, mixture_lines
 
 
 @dataclass(frozen=True)

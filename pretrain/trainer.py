@@ -26,17 +26,15 @@ from pretrain.errors import DiptychError
 from pretrain.evaluation import Evaluator
 from pretrain.export import canary, check_canary, export
 from pretrain.lora import special_rows
-from pretrain.mixture import resolve
 from pretrain.model import count_parameters, training_flops
 from pretrain.monitor import Monitor, memory_gib, peak_flops
 from pretrain.objectives.mixed import LossTerms, MixedObjective, make_branches
-from pretrain.order import Order
-from pretrain.packing import WindowPlanner
+from pretrain.plan import make_schedule, mixture_lines
 from pretrain.prepare import prepare
 from pretrain.probing import Prober
 from pretrain.progress import Progress, Totals, sum_over_ranks
 from pretrain.run_folder import check_run_folder, describe_run
-from pretrain.schedule import Cursor, MicroBatch, Schedule, Step
+from pretrain.schedule import Cursor, MicroBatch, Step
 from pretrain.tokenizer import load
 
 _PLANNED = ("model.", "tokenizer.", "data.", "packing.", "run.seed", "train.rows_per_step")
@@ -360,48 +358,6 @@ class Run:
             folder=self.config.run.folder,
             ranks=self.ranks,
         )
-
-
-def make_schedule(
-    config: Config, corpus: Corpus, branches: Branches, objective: MixedObjective, ranks: Ranks
-) -> Schedule:
-    """The training schedule of this rank.
-
-    Raises:
-        DiptychError: The mixture cannot be filled, or the corpus does not fill one step.
-    """
-    mix = resolve(config.data.mixture, corpus.train.sources, config.data.repeat)
-    planner = WindowPlanner(
-        corpus.train,
-        Order(mix, config.run.seed),
-        branches,
-        config.packing.row_length,
-        branched=objective.needs_branches,
-        dropout=config.objective.dropout,
-        reserve_branches=config.packing.reserve_branches,
-    )
-    schedule = Schedule(
-        planner,
-        rows_per_step=config.train.rows_per_step,
-        micro_batch_rows=config.train.micro_batch_rows,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        group_rows=config.objective.group_rows,
-    )
-    if schedule.plan(0).num_rows < config.train.rows_per_step and schedule.epoch_of(1) > 1:
-        raise DiptychError(
-            f"train.rows_per_step: the corpus fills only {schedule.rows_per_epoch()[0]} rows of "
-            f"{config.packing.row_length} tokens, a step takes {config.train.rows_per_step}; lower "
-            "train.rows_per_step or packing.row_length, or add data"
-        )
-    return schedule
-
-
-def mixture_lines(config: Config, corpus: Corpus, epochs: float) -> list[str]:
-    """What a run of so many epochs takes of each source; nothing if there is only one."""
-    if not config.data.mixture and len(corpus.train.sources) == 1:
-        return []
-    return resolve(config.data.mixture, corpus.train.sources, config.data.repeat).table(epochs)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

@@ -20,7 +20,6 @@ from pretrain.errors import DiptychError
 from pretrain.model import (
     ModelConfig,
     build_model,
-    check_plain_head,
     choose_attention,
     count_parameters,
     hf_config,
@@ -28,6 +27,7 @@ from pretrain.model import (
     training_flops,
 )
 from pretrain.network import cap_logits
+from pretrain.suitable_models import check_plain_head
 
 SIZES = {
     "hidden_size": 64,

@@ -1,0 +1,116 @@
+"""Which models can be trained here: plain stacks of attention blocks that obey our mask, under ``head(base(x))``."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from pretrain.errors import DiptychError
+from pretrain.initialization import has_own_code, meta_model
+from pretrain.network import cap_logits
+
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+def refuse_config(model_type: str, hf_config: Any, positions: int) -> None:
+    """Refuses configs of models that are not a plain stack of attention blocks under a mask of ours."""
+    if getattr(hf_config, "is_encoder_decoder", False):
+        raise DiptychError(f"model.type: {model_type!r} is an encoder-decoder; choose a decoder such as 'llama'")
+    if hf_config.sub_configs:
+        text_type = f"{model_type}_text"
+        hint = f"{text_type!r}" if text_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "a text model"
+        parts = ", ".join(hf_config.sub_configs)
+        raise DiptychError(f"model.type: {model_type!r} is made of several models ({parts}); choose {hint}")
+    kinds = set(getattr(hf_config, "layer_types", None) or ())
+    if kinds - _LAYER_TYPES:
+        raise DiptychError(
+            f"model.type: {model_type!r} has {', '.join(sorted(kinds - _LAYER_TYPES))} layers, which do not obey an"
+            " attention mask: packed texts would leak into each other"
+        )
+    window = getattr(hf_config, "sliding_window", None)
+    if window and window < positions and (not kinds or "sliding_attention" in kinds):
+        raise DiptychError(
+            f"model.fields.sliding_window: {window} is shorter than the longest example ({positions} positions), and"
+            " training does not cut attention to a window. Raise it or set it to null"
+        )
+    heads, groups = getattr(hf_config, "num_attention_heads", None), getattr(hf_config, "num_key_value_heads", None)
+    if heads and groups and heads % groups:
+        raise DiptychError(f"model.fields.num_key_value_heads: {groups} does not divide num_attention_heads ({heads})")
+
+
+def refuse_model(model_type: str, twin: Any) -> None:
+    """Refuses model classes that cannot follow our mask and positions."""
+    missing = {"attention_mask", "position_ids"} - set(inspect.signature(twin.base_model.forward).parameters)
+    if twin._is_stateful or missing:
+        why = "carries a recurrent state" if twin._is_stateful else f"takes no {' or '.join(sorted(missing))}"
+        raise DiptychError(f"model.type: {model_type!r} {why}, so texts packed into one row would leak into each other")
+    if not (twin._supports_sdpa or twin._supports_flex_attn or has_own_code(twin.config)):
+        raise DiptychError(f"model.type: {model_type!r} has neither SDPA nor FlexAttention in transformers")
+    if any(getattr(module, "is_causal", True) is False for module in twin.modules()):
+        raise DiptychError(
+            f"model.type: {model_type!r} would not be causal after export. Set model.fields.is_decoder: true if the"
+            " type has it, or choose another type"
+        )
+
+
+def check_plain_head(model: Any) -> None:
+    """Refuses a model whose logits are not simply ``head(base(x))``.
+
+    Training runs ``model.base_model`` and, at label positions only, ``model.get_output_embeddings()``. What a model
+    does besides (Cohere scales its logits; Gemma 2's cap is known here) would be missing in training and present in the
+    exported model. The check runs the model type's own forward pass, at its real config, on a meta twin in which base
+    and head are replaced by stand-ins with known output: exact, independent of the size, no memory, no collectives.
+
+    Args:
+        model: The model, partitioned or not, or its meta twin; only its config is used.
+    """
+    hf_config = model.config
+    twin = meta_model(hf_config).eval()
+    base, head = twin.base_model, twin.get_output_embeddings()
+    problem = None
+    if base is twin or not isinstance(head, nn.Linear):
+        problem = "it has no separate base model and linear head"
+    else:
+        generator = torch.Generator().manual_seed(0)
+        # Large values, so that a cap shows.
+        hidden = 30 * torch.randn(1, 3, head.in_features, generator=generator)
+        stand_in = nn.Linear(head.in_features, 8, bias=False, device="meta")  # meta: draws no random numbers
+        stand_in.weight = nn.Parameter(torch.randn(8, head.in_features, generator=generator))
+        input_ids = torch.zeros(1, 3, dtype=torch.long)
+        calls: list[dict[str, Any]] = []
+
+        def base_forward(*args: Any, **kwargs: Any) -> Any:
+            calls.append(
+                dict(zip(inspect.signature(type(base).forward).parameters, (None, *args), strict=False)) | kwargs
+            )
+            return _BaseOutput(last_hidden_state=hidden)
+
+        base.forward = base_forward
+        try:
+            twin.set_output_embeddings(stand_in)
+            with torch.no_grad():
+                logits = twin(input_ids=input_ids, use_cache=False, return_dict=True).logits
+                expected = cap_logits(stand_in(hidden), hf_config)
+        except Exception as error:  # the stand-ins do not fit: more happens than head(base(x))
+            problem = f"its forward pass is more than that ({type(error).__name__}: {' '.join(str(error).split())})"
+        else:
+            if len(calls) != 1 or calls[0].get("input_ids") is not input_ids:
+                problem = "it does not hand its input to the base model as it is"
+            elif logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-5, atol=1e-5):
+                problem = "it changes the head's output or input (such as scaling its logits)"
+    if problem is not None:
+        raise DiptychError(
+            f"model.type: {hf_config.model_type!r} cannot be trained here: its logits must be head(base(input)), but"
+            f" {problem}. Choose another type, or switch it off in model.fields (such as logits_scaling: 1.0)"
+        )
+
+
+class _BaseOutput(BaseModelOutputWithPast):  # type: ignore[misc]
+    """An output of which every part but the hidden state is None, whatever a model type looks for."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
