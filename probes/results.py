@@ -36,7 +36,9 @@ class ModelFacts:
     Attributes:
         name: Unique within the report.
         path: Folder or hub name.
-        random_twin_of: Name of the model whose architecture this one has, with random weights; None: a trained model.
+        random_twin_of: Name of the first model whose architecture and tokenizer this one has, with random weights;
+            None: a trained model.
+        twin: Of a trained model: name of its twin with random weights, which models may share; None: there is none.
         architecture: Hugging Face model type.
         parameters: Their number.
         layers: Number of representations: the embeddings, then one per block; the last is after the final norm.
@@ -60,6 +62,7 @@ class ModelFacts:
     step: int | None = None
     tokens: int | None = None
     notes: tuple[str, ...] = ()
+    twin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class SetFacts:
         num_train: Training examples.
         num_test: Test examples.
         test_counts: Test examples by label number.
-        control: True where the labels are not sentiment.
+        control: False where the labels are sentiment, True where they are known not to be; None: not known.
         overlaps: Sentences on texts that train and test, or this and another set, share.
         notes: Such as rows left out.
         fingerprint: SHA-256 (hex) of texts and labels.
@@ -87,7 +90,7 @@ class SetFacts:
     num_train: int
     num_test: int
     test_counts: tuple[int, ...]
-    control: bool
+    control: bool | None
     overlaps: tuple[str, ...]
     notes: tuple[str, ...]
     fingerprint: str
@@ -136,7 +139,7 @@ class Comparison:
         second: System b, likewise.
         first_layer: Its layer.
         second_layer: Its layer.
-        pooling: Of both.
+        pooling: Of both; None: each at the pooling that its cross-validation chose, as the main table shows them.
         difference: Accuracy of a minus that of b, with its paired bootstrap interval.
         mcnemar: Exact McNemar p-value.
         adjusted: The same after Holm's correction for all comparisons of the report.
@@ -148,7 +151,7 @@ class Comparison:
     second: str
     first_layer: int | None
     second_layer: int | None
-    pooling: str
+    pooling: str | None
     difference: Estimate
     mcnemar: float
     adjusted: float
@@ -264,6 +267,7 @@ class Report:
         predictions: By set and system.
         truncated: Texts longer than a model's context, by model and then set.
         problems: What could not be done, one sentence each.
+        notes: What was done otherwise than asked, one sentence each.
     """
 
     title: str
@@ -280,6 +284,7 @@ class Report:
     predictions: tuple[Predictions, ...] = ()
     truncated: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def chosen(self, set_name: str, system: str, pooling: str | None = None) -> Score | None:
         """The score at a system's whole training set and at the layer (and pooling) that cross-validation chose."""
