@@ -95,16 +95,27 @@ class FinetuneConfig(Config):
     evaluation: FinetuneEvaluationConfig = Field(FinetuneEvaluationConfig(), json_schema_extra={"free_on_resume": True})
     stopping: StoppingConfig = StoppingConfig()
 
+    @model_validator(mode="after")
+    def _has_files_and_a_metric(self) -> "FinetuneConfig":
+        metric, answers = self.stopping.metric, self.evaluation.answers
+        if not metric.startswith(("eval/", "task/", "health/")):
+            raise ValueError(f"stopping.metric: no metric {metric!r}; name eval/lm_loss or task/SCORE")
+        if metric.startswith("task/") and not answers:
+            raise ValueError(f"stopping.metric: {metric} needs answers; set evaluation.answers, such as 200")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _sources_of_the_task(cls, tree: Any) -> Any:
         """Turns the task's files into sources, and takes the tokenizer of the model that training starts from."""
-        if not isinstance(tree, dict) or not isinstance(data := dict(tree.get("data") or {}), dict):
-            return tree
-        task = tree.get("task") or {}
-        model = tree.get("model") or {}
+        names = ("data", "task", "model", "tokenizer")
+        if not isinstance(tree, dict) or not all(isinstance(tree.get(name) or {}, dict) for name in names):
+            return tree  # the sections' own types say what is wrong
+        data, task, model = dict(tree.get("data") or {}), tree.get("task") or {}, tree.get("model") or {}
         for key, files in (("sources", data.get("train")), ("heldout_sources", data.get("validation"))):
-            listed = [files] if isinstance(files, str | Path) else list(files or ())
+            listed = [files] if isinstance(files, str | Path) else files or ()
+            if not isinstance(listed, list | tuple):
+                return tree
             data[key] = [
                 {
                     "type": "task",
@@ -115,6 +126,6 @@ class FinetuneConfig(Config):
                 for file in listed
             ]
         tree = tree | {"data": data}
-        if isinstance(model, dict) and model.get("path") and "path" not in (tree.get("tokenizer") or {}):
+        if model.get("path") and "path" not in (tree.get("tokenizer") or {}):
             tree = tree | {"tokenizer": (tree.get("tokenizer") or {}) | {"path": str(model["path"])}}
         return tree

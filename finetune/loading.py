@@ -118,7 +118,14 @@ def load_model(
     tokenizer = load(str(tokens), TokenizerConfig(predictor_tokens=0, trust_remote_code=trust_remote_code))
     lm = _open(base or folder, dtype, trust_remote_code)
     notes = _make_room(lm, tokenizer)
+    if tokenizer.hf.eos_token in tokenizer.added:
+        notes.append(
+            f"the tokenizer had no stop token: {tokenizer.hf.eos_token} was added, which the model never wrote"
+        )
     if base is not None:
+        named = _read(folder / "adapter_config.json").get("base_model_name_or_path")
+        if named != str(base):
+            notes.append(f"the adapter names the base {named}, it was put on {base}: that the weights fit is not known")
         lm = _with_adapter(lm, folder)
     bos = _has_bos(tokens, tokenizer, trust_remote_code)
     if not bos:

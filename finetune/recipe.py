@@ -8,7 +8,7 @@ from typing import Any
 from finetune.prompts import Style
 from pretrain.errors import DiptychError
 
-_FILE = "finetune.json"
+RECIPE_FILE = "finetune.json"
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Recipe:
     settings: dict[str, Any]
     style: Style
 
-    def write(self, folder: Path) -> None:
-        """Stores the recipe in a model folder."""
-        (folder / _FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+    def text(self) -> str:
+        """Content of the file in a model folder."""
+        return json.dumps(asdict(self), indent=1) + "\n"
 
 
 def read_recipe(folder: Path) -> Recipe | None:
@@ -36,7 +36,7 @@ def read_recipe(folder: Path) -> Recipe | None:
     Raises:
         DiptychError: It is damaged.
     """
-    path = folder / _FILE
+    path = folder / RECIPE_FILE
     if not path.is_file():
         return None
     try:

@@ -1,15 +1,19 @@
 """Fine-tuning: the run of pre-training with a prompt around each pair, and a choice of checkpoint by validation."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
+import numpy as np
+
 from finetune.config import FinetuneConfig
 from finetune.generate import generate
 from finetune.prompts import Frame, make_frame
-from finetune.recipe import Recipe
+from finetune.recipe import RECIPE_FILE, Recipe
 from finetune.tasks import Example
 from pretrain.branches import Branches
 from pretrain.corpus import Corpus
@@ -30,13 +34,14 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
     Returns:
         The Hugging Face folder of the model that did best on the validation split.
     """
-    if not config.data.train:
-        raise DiptychError("data.train: names no file to train on")
-    return train(with_room(config), ranks, FinetuneRun)
+    return train(with_room(config), ranks, partial(FinetuneRun, may_cut=config.data.max_view_tokens is not None))
 
 
 def with_room(config: FinetuneConfig) -> FinetuneConfig:
-    """The config with ``data.max_view_tokens`` set, so that every example fits a row with its prompt around it."""
+    """The config with ``data.max_view_tokens`` set: what a row holds of one view beside the frame of a prompt.
+
+    No text is cut by it: one that is longer cannot be trained on in such rows.
+    """
     if config.data.max_view_tokens is not None:
         return config
     if config.tokenizer.path is not None:
@@ -44,13 +49,24 @@ def with_room(config: FinetuneConfig) -> FinetuneConfig:
         lead, join = frame.lead[1:], frame.join
     else:
         lead, join = (), (0,) * _FRAME_TOKENS
-    longest = replace(roomiest_branches(config), lead=lead, join=join).longest_view(config.packing.row_length)
+    branches = replace(roomiest_branches(config), lead=lead, join=join)
+    longest = config.packing.row_length - int(branches.num_tokens(np.array([0, 0]), branched=False))
     if longest < 1:
         raise DiptychError(
             f"packing.row_length: {config.packing.row_length} tokens do not hold the prompt's {len(lead) + len(join)} "
             "tokens and an example; raise it"
         )
     return config.model_copy(update={"data": config.data.model_copy(update={"max_view_tokens": longest})})
+
+
+def _refuse_cut(corpus: Corpus, config: FinetuneConfig) -> None:
+    """An answer that is cut teaches another answer, and a prompt is not cut where the model is asked."""
+    for split, counts in corpus.manifest["splits"].items():
+        if cut := counts["first_truncated"] + counts["second_truncated"]:
+            raise DiptychError(
+                f"packing.row_length: {cut:,} texts of the {split} split are longer than the "
+                f"{config.packing.row_length} tokens of a row; raise it, or set data.max_view_tokens to cut them"
+            )
 
 
 def _frame(config: FinetuneConfig, tokenizer: Tokenizer) -> Frame:
@@ -60,8 +76,10 @@ def _frame(config: FinetuneConfig, tokenizer: Tokenizer) -> Frame:
 class FinetuneRun(Run):
     """A run whose pairs are prompts and answers."""
 
-    def __init__(self, config: FinetuneConfig, corpus: Corpus, ranks: Ranks) -> None:
+    def __init__(self, config: FinetuneConfig, corpus: Corpus, ranks: Ranks, *, may_cut: bool = False) -> None:
         self.task = config.task.task()
+        if not may_cut:
+            _refuse_cut(corpus, config)
         super().__init__(config, corpus, ranks)
         self._found: dict[str, Example] = {}
         self.best: float | None = None
@@ -97,7 +115,8 @@ class FinetuneRun(Run):
         value = self.evaluated[stopping.metric]
         if not done:
             return
-        if self.best is None or (value < self.best if stopping.lower_is_better else value > self.best):
+        better = self.best is None or (value < self.best if stopping.lower_is_better else value > self.best)
+        if better and math.isfinite(value):
             self.best, self.since_best = value, 0
             self.checkpoints.worth_keeping = done
         else:
@@ -109,17 +128,15 @@ class FinetuneRun(Run):
                     f"{self.best:.4f} of step {self.checkpoints.worth_keeping}"
                 )
 
-    def finish(self) -> Path:
-        """Exports the chosen checkpoint, with what it was trained for beside it. Collective."""
-        out, task = super().finish(), self.settings.task
-        recipe = Recipe(task.name, task.settings, task.style)
-        self.ranks.agree(lambda: recipe.write(out) if self.ranks.is_main else None)
-        return out
-
     def facts(self) -> dict[str, object]:
-        """What a checkpoint stores besides."""
-        chosen = {"best": self.best, "since_best": self.since_best, "step": self.checkpoints.worth_keeping}
-        return super().facts() | {"choice": chosen | {"enough": self.enough}}
+        """What a checkpoint stores besides: what it was trained for, and the choice so far."""
+        task = self.settings.task
+        choice = {"best": self.best, "since_best": self.since_best, "step": self.checkpoints.worth_keeping}
+        return super().facts() | {
+            "choice": choice | {"enough": self.enough},
+            "files": {RECIPE_FILE: Recipe(task.name, task.settings, task.style).text()},
+            "stop_tokens": self.frame.stop,
+        }
 
     def recall(self, facts: Mapping[str, Any]) -> None:
         """Takes up the choice of checkpoint."""

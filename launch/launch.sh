@@ -11,6 +11,7 @@ for argument; do
     case $seen,$value,$argument in
     no,*,--help | no,*,-h | no,*,--dry-run | no,*,*.yaml | no,*,*.yml | no,*,[!-]*=*) seen=yes ;;
     no,*,--force_multi | no,*,--module | no,*,--no_python | no,*,--no_local_rank | no,*,--bind_cores_to_rank) value=no ;;
+    no,*,--quiet | no,*,--no_ssh | no,*,--no_ssh_check | no,*,--save_pid) value=no ;;
     no,*,-*=*) value=no ;;
     no,*,-*) value=yes ;;
     no,yes,*) value=no ;;

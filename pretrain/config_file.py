@@ -75,7 +75,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), kind: Any = Co
     except ValidationError as error:
         problems += [_describe(item, kind) for item in error.errors()]
         # Rules between the sections that are sound; one that names a broken section would speak of its default.
-        broken = {str(item["loc"][0]) for item in error.errors()}
+        broken = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
         with suppress(ValidationError):  # a section that must be given is broken
             sound = kind.model_validate({name: section for name, section in tree.items() if name not in broken})
             problems += [

@@ -3,6 +3,7 @@
 import copy
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pretrain.objectives.mixed import MixedObjective, make_branches
 from pretrain.plan import make_schedule, mixture_lines
 from pretrain.prepare import prepare
 from pretrain.run_folder import check_run_folder
-from pretrain.tokenizer import Tokenizer, load
+from pretrain.tokenizer import load
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,9 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
     )
     objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
     schedule = make_schedule(config, corpus, branches, objective, ranks)
-    hf_config = model_config(config, tokenizer, longest_position(config, corpus))
-    counts = count_parameters(hf_config, config.model.lora, special_rows(tokenizer))
+    hf_config = model_config(config, tokenizer, longest_position(config, corpus, branches))
+    lora_rows = special_rows(tokenizer, branches.eos)
+    counts = count_parameters(hf_config, config.model.lora, lora_rows)
     dtype = compute_dtype(config, ranks.device)
     memory = estimate_memory(config, hf_config, counts, dtype, ranks.world_size, schedule.micro_batch_rows)
     num_steps = config.train.steps or schedule.num_steps(config.train.epochs or 1.0)
@@ -170,7 +172,7 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
         update={"micro_batch_rows": rows_here, "rows_per_step": rows_here * ranks.world_size}
     )
     mock = config.model_copy(update={"train": train, "model": model})
-    loss, norm = _mock_step(mock, corpus, hf_config, tokenizer, builder, objective, ranks)
+    loss, norm = _mock_step(mock, corpus, hf_config, lora_rows, builder, objective, ranks)
     say(f"{name}: loss {loss:.4f}, gradient norm {norm:.3f}; nothing was written")
 
 
@@ -178,14 +180,14 @@ def _mock_step(
     config: Config,
     corpus: Corpus,
     hf_config: Any,
-    tokenizer: Tokenizer,
+    lora_rows: Sequence[int],
     builder: BatchBuilder,
     objective: MixedObjective,
     ranks: Ranks,
 ) -> tuple[float, float]:
     """Loss and gradient norm of one forward, backward and optimizer step on the first rows."""
     schedule = make_schedule(config, corpus, builder.branches, objective, ranks)
-    engine = build_engine(config, hf_config, tokenizer, schedule, ranks).engine
+    engine = build_engine(config, hf_config, schedule, ranks, lora_rows).engine
     step = schedule.step(0)
     batch = builder.build(step.micro_batches[0]).to(ranks.device)
     lm_sum, states = engine(batch)

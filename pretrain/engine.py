@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
+from pretrain.branches import Branches
 from pretrain.config import Config, OptimizerConfig
 from pretrain.corpus import Corpus
 from pretrain.deepspeed_config import deepspeed_config
@@ -16,7 +18,7 @@ from pretrain.distributed import Ranks
 from pretrain.engine_state import start_state
 from pretrain.existing_weights import load_existing
 from pretrain.learning_rate import learning_rate_factor
-from pretrain.lora import add_lora, special_rows
+from pretrain.lora import add_lora
 from pretrain.model import build_model, choose_attention, hf_config
 from pretrain.network import BranchNetwork, check_attention, check_compiler
 from pretrain.schedule import Schedule
@@ -50,9 +52,9 @@ def model_config(config: Config, tokenizer: Tokenizer, longest_position: int) ->
     )
 
 
-def longest_position(config: Config, corpus: Corpus) -> int:
-    """Position ids that any example of the corpus needs."""
-    return corpus.longest_pair + 2 + config.objective.predictors
+def longest_position(config: Config, corpus: Corpus, branches: Branches) -> int:
+    """Position ids that any example of the corpus needs, what stands around its views included."""
+    return corpus.longest_pair + 2 + config.objective.predictors + len(branches.lead) + len(branches.join)
 
 
 def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
@@ -63,9 +65,17 @@ def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
 
 
 def build_engine(
-    config: Config, model_config: Any, tokenizer: Tokenizer, schedule: Schedule, ranks: Ranks
+    config: Config, model_config: Any, schedule: Schedule, ranks: Ranks, rows: Sequence[int] = ()
 ) -> BuiltEngine:
-    """Builds and initialises everything. Collective."""
+    """Builds and initialises everything. Collective.
+
+    Args:
+        config: The run's.
+        model_config: From :func:`model_config`.
+        schedule: The rank's.
+        ranks: All of them.
+        rows: Tokens whose rows LoRA trains.
+    """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     dtype = compute_dtype(config, ranks.device)
     attention = choose_attention(config.model, model_config, ranks.device.type)
@@ -82,7 +92,7 @@ def build_engine(
     if config.model.path is not None:
         load_existing(lm, config.model.path, trust_remote_code=config.model.trust_remote_code)
     if config.model.lora.rank:
-        add_lora(lm, config.model.lora, ids=special_rows(tokenizer), seed=config.run.seed)
+        add_lora(lm, config.model.lora, ids=rows, seed=config.run.seed)
     if config.model.activation_checkpointing:
         # Reentrant checkpointing breaks ZeRO-3's gradient buckets (DeepSpeed issue 5321), so it is not on offer.
         lm.activation_checkpointing_enable({"use_reentrant": False})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pretrain.batch import BatchBuilder
-from pretrain.branches import Branches
+from pretrain.branches import Branches, IntArray
 from pretrain.config import Config
 from pretrain.corpus import Corpus
 from pretrain.distributed import Ranks
@@ -33,16 +33,17 @@ class Evaluator:
         self.corpus = corpus
         self.tokenizer = tokenizer
         self.ranks = ranks
-        self.builder = BatchBuilder(corpus.heldout, branches, config.packing.row_length, tokenizer.pad)
         # Records, packing and health pairs are drawn without the run's seed: arms are compared on the same texts.
         drawn = sample(0, "evaluation", len(corpus.heldout), config.evaluation.max_records)
         pairs = corpus.heldout.pairs(drawn)
+        row_length = evaluation_row_length(config, branches, pairs.lengths)
+        self.builder = BatchBuilder(corpus.heldout, branches, row_length, tokenizer.pad)
         plan = pack(
             drawn,
             pairs,
             np.ones(len(drawn), np.bool_),
             branches,
-            config.packing.row_length,
+            row_length,
             keys=lambda count: random_keys(0, "rows of the evaluation", 0, count),
         )
         self.order = {int(example): place for place, example in enumerate(drawn)}
@@ -130,3 +131,12 @@ class Evaluator:
         first = torch.argsort(places)[: self.config.evaluation.health_pairs]
         source, target, prediction = (space[first] for space in spaces)
         return health(source, target, prediction if self.config.objective.predictors else None)
+
+
+def evaluation_row_length(config: Config, branches: Branches, lengths: IntArray) -> int:
+    """Positions of a row of evaluation: as in training, or more where a pair with its branches takes more.
+
+    Training without branches takes pairs that have no room for them in its rows.
+    """
+    longest = int(branches.num_tokens(lengths, branched=True).max())
+    return config.packing.row_length if longest <= config.packing.row_length else 128 * math.ceil(longest / 128)

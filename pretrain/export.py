@@ -22,9 +22,8 @@ from pretrain.command import run_command
 from pretrain.errors import DiptychError
 from pretrain.existing_weights import load_existing
 from pretrain.initialization import causal_lm, has_own_code
-from pretrain.lora import LoraConfig, merged_weights, special_rows
+from pretrain.lora import LoraConfig, merged_weights
 from pretrain.model import build_model, plain_attention
-from pretrain.tokenizer import TokenizerConfig, load
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 """Largest accepted norm of the difference of logits over their norm; bfloat16 rounds differently on each device."""
@@ -60,16 +59,19 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
         model = causal_lm(hf_config, dtype=dtype)
     trained = read_weights(checkpoint)
     if state.identity.get("model.lora.rank"):
-        trained = _merged(hf_config, trained, state, tokenizer_folder)
+        trained = _merged(hf_config, trained, state)
     weights = {name: tensor.to(dtype) for name, tensor in trained.items()}
     scratch = out.with_name(out.name + ".tmp")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.copytree(tokenizer_folder, scratch)
+        if stop := state.extra.get("stop_tokens"):
+            model.generation_config.eos_token_id = list(stop)
         _write_model(model, weights, scratch)
         difference = _compare(scratch, read_canary(checkpoint), state)
         card = model_card(state, difference, _tokenizer_class(scratch, trusted=has_own_code(hf_config)))
-        (scratch / "README.md").write_text(card, encoding="utf-8")
+        for name, text in {"README.md": card, **state.extra.get("files", {})}.items():
+            (scratch / Path(name).name).write_text(text, encoding="utf-8")
         os.replace(scratch, out)
     except OSError as error:
         raise DiptychError(f"{out}: cannot be written ({error.strerror or error}); free space") from None
@@ -96,17 +98,14 @@ def _config(state: RunState) -> Any:
     return hf_config
 
 
-def _merged(
-    hf_config: Any, trained: Mapping[str, Tensor], state: RunState, tokenizer_folder: Path
-) -> dict[str, Tensor]:
+def _merged(hf_config: Any, trained: Mapping[str, Tensor], state: RunState) -> dict[str, Tensor]:
     """The whole model of a checkpoint that holds only what LoRA trains."""
     settings = state.identity
     lora = {key.removeprefix("model.lora."): value for key, value in settings.items() if key.startswith("model.lora.")}
-    tokenizer = load(tokenizer_folder, TokenizerConfig(predictor_tokens=settings["tokenizer.predictor_tokens"]))
     # As the run began: rows that the base has not keep their first values, which the seed decides.
     lm = build_model(hf_config, seed=settings["run.seed"], zero3_config=None, dtype=torch.float32, attention="eager")
     load_existing(lm, settings["model.path"], trust_remote_code=settings["model.trust_remote_code"])
-    return merged_weights(lm, LoraConfig(**lora), trained, ids=special_rows(tokenizer))
+    return merged_weights(lm, LoraConfig(**lora), trained, ids=state.extra["lora_rows"])
 
 
 def _write_model(model: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -132,6 +131,7 @@ def _compare(folder: Path, canary: Mapping[str, Tensor], state: RunState) -> flo
         raise DiptychError(
             f"{folder}: reloaded logits differ from the training engine's by {difference:.1e} relative "
             f"(limit {TOLERANCE[state.dtype]:.0e}); the export is not to be trusted and was removed"
+            + (". Were the weights at model.path changed?" if state.identity.get("model.lora.rank") else "")
         )
     return difference
 
@@ -255,7 +255,8 @@ def main(argv: Sequence[str]) -> int:
         steps = sorted((source / "checkpoints").glob("step_????????"))
         if not steps:
             raise DiptychError(f"{source}: the run has no checkpoint yet")
-        source = steps[-1]
+        chosen = dict(read_state(steps[-1]).extra.get("choice", {})).get("step")  # by validation, in fine-tuning
+        source = steps[-1] if chosen is None else steps[-1].with_name(checkpoint_name(chosen))
     from pretrain.checkpoint import Checkpoints
     from pretrain.config import CheckpointConfig
     from pretrain.distributed import Ranks

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -42,6 +42,12 @@ class LoraConfig(BaseModel):
         if not targets:
             raise ValueError("name a layer, or all")
         return targets
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> "LoraConfig":
+        if not self.rank and (given := self.model_fields_set - {"rank"}):
+            raise ValueError(f"{', '.join(sorted(given))} without a rank: set rank, or leave lora out")
+        return self
 
 
 class _Rows(nn.Module):
@@ -94,9 +100,9 @@ class HeadWithRows(nn.Module):
         return logits.index_add(-1, self.rows.ids, nn.functional.linear(states, self.rows.every()).to(logits.dtype))
 
 
-def special_rows(tokenizer: "Tokenizer") -> tuple[int, ...]:
-    """Ids of the tokens whose rows LoRA trains: bos, eos and the predictors."""
-    return tuple(sorted({tokenizer.bos, tokenizer.eos, *tokenizer.predictors}))
+def special_rows(tokenizer: "Tokenizer", stop: int) -> tuple[int, ...]:
+    """Ids of the tokens whose rows LoRA trains: bos, the token that ends an example, and the predictors."""
+    return tuple(sorted({tokenizer.bos, stop, *tokenizer.predictors}))
 
 
 def add_lora(lm: Any, config: LoraConfig, *, ids: Sequence[int], seed: int) -> Any:
@@ -139,6 +145,7 @@ def add_lora(lm: Any, config: LoraConfig, *, ids: Sequence[int], seed: int) -> A
         except ValueError as error:
             message = " ".join(str(error).split())[:200]
             raise DiptychError(f"model.lora.targets: {config.targets}: {message}") from error
+    _check_targets(lm, config, tuner.targeted_module_names)
     with torch.device(embedding.weight.device):
         rows = _Rows(ids, shape[0], shape[1])
         lm.set_input_embeddings(EmbeddingWithRows(embedding, rows))
@@ -147,6 +154,21 @@ def add_lora(lm: Any, config: LoraConfig, *, ids: Sequence[int], seed: int) -> A
         if id(parameter) not in known:
             parameter.data = parameter.data.to(dtype)
     return tuner
+
+
+def _check_targets(lm: Any, config: LoraConfig, found: Sequence[str]) -> None:
+    for target in () if config.targets == "all" else config.targets:
+        matched = [name for name in found if name == target or name.endswith(f".{target}")]
+        if not matched:
+            raise DiptychError(f"model.lora.targets: {target!r} is no linear layer of the model")
+        if {id(lm.get_submodule(name)) for name in matched} & {
+            id(lm.get_input_embeddings()),
+            id(lm.get_output_embeddings()),
+        }:
+            raise DiptychError(
+                f"model.lora.targets: {target!r} is the embedding or the head, of which LoRA trains rows of special "
+                "tokens; leave it out"
+            )
 
 
 def merged_weights(

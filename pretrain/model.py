@@ -199,7 +199,12 @@ def _path_problem(config: ModelConfig) -> str | None:
     folder, trusted = Path(config.path).expanduser(), config.trust_remote_code
     if folder.exists():
         if not (folder / "config.json").is_file():
-            return "is no Hugging Face model (no config.json)"
+            hint = ""
+            if (folder / "checkpoints").is_dir():
+                hint = "; it is a run: name its export, or export its checkpoint first"
+            elif (folder / "adapter_config.json").is_file():
+                hint = "; it is a LoRA adapter: merge it into its base first"
+            return f"is no Hugging Face model (no config.json){hint}"
         pickled = any(folder.glob("*.bin"))
         if not any(folder.glob("*.safetensors")) and not (pickled and trusted):
             why = "only pickled ones, which can run code: convert them, or set model.trust_remote_code=true"

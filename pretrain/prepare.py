@@ -22,6 +22,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pretrain.branches import Branches
 from pretrain.command import run_command
 from pretrain.config import Config
@@ -79,13 +81,15 @@ def prepare(config: Config, *, quiet: bool = False) -> Path:
 
 
 def longest_view(config: Config) -> int:
-    """Tokens after which a view is truncated: ``data.max_view_tokens``, or what a row can take."""
-    limit = roomiest_branches(config).longest_view(config.packing.row_length)
-    asked = config.data.max_view_tokens
-    if limit < 1 or (asked is not None and asked > limit):
+    """Tokens after which a view is truncated: ``data.max_view_tokens``, or what a row can take of both views."""
+    branches, row_length = roomiest_branches(config), config.packing.row_length
+    limit, asked = branches.longest_view(row_length), config.data.max_view_tokens
+    # A pair may be longer than two views of the limit: the packing plan refuses it by its place.
+    most = row_length - int(branches.num_tokens(np.array([0, 0]), branched=False))
+    if limit < 1 or (asked is not None and asked > most):
         raise DiptychError(
             f"data.max_view_tokens: {asked or 1} tokens a view do not fit packing.row_length "
-            f"{config.packing.row_length} in the {config.packing.layout} layout; the most is {limit}"
+            f"{row_length} in the {config.packing.layout} layout; the most is {most if limit else 0}"
         )
     return asked or limit
 

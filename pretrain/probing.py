@@ -1,9 +1,12 @@
 """A small linear probe of held-out embeddings while a model trains; it changes nothing of the run."""
 
+import math
+import sys
 from typing import Any
 
 import numpy as np
 import torch
+import tqdm
 
 from pretrain.batch import BatchBuilder
 from pretrain.branches import Branches
@@ -24,20 +27,31 @@ _LEAST = 20
 class Prober:
     """Cross-validated logistic regression on the embeddings of held-out first views.
 
+    The first view of a record is read alone, whichever view predicts the other in training.
+
     Raises:
-        DiptychError: Too few held-out records have a label, or all have the same.
+        DiptychError: Too few held-out records have a label, all have the same, or there are too many classes.
     """
 
     def __init__(self, config: Config, corpus: Corpus, tokenizer: Tokenizer, branches: Branches, ranks: Ranks) -> None:
+        from probes.probing.classifier import FOLDS
+
         self.ranks = ranks
+        self.forward = branches.direction == "forward"
         split = corpus.heldout
         drawn = sample(0, "probe", len(split), config.probe.max_records)
         labels = {int(record): split.label(int(record)) for record in drawn}
         self.labels = {record: label for record, label in labels.items() if label is not None}
-        if len(self.labels) < _LEAST or len(set(self.labels.values())) < 2:
+        classes = len(set(self.labels.values()))
+        if len(self.labels) < _LEAST or classes < 2:
             raise DiptychError(
                 f"probe.every: {len(self.labels)} of {len(drawn)} held-out records have a label, of "
-                f"{len(set(self.labels.values()))} classes; a probe needs {_LEAST} of two. Name the sources' label "
+                f"{classes} classes; a probe needs {_LEAST} of two. Name the sources' label field, or set probe.every=0"
+            )
+        if classes * FOLDS > len(self.labels):
+            raise DiptychError(
+                f"probe.every: {len(self.labels)} held-out records with a label are of {classes} classes; "
+                f"cross-validation needs {FOLDS} of each. Hold out more, raise probe.max_records, name another label "
                 "field, or set probe.every=0"
             )
         drawn = np.array(sorted(self.labels), dtype=drawn.dtype)
@@ -62,8 +76,14 @@ class Prober:
     def run(self, engine: Any) -> dict[str, float]:
         """Accuracy by cross-validation, beside the largest class's share and the same probe on shuffled labels.
 
-        The shuffled labels say what the probe would find where nothing is to be found. Collective.
+        The shuffled labels say what the probe would find where nothing is to be found. Where embeddings are not finite
+        the accuracies are NaN: it is for the run to say what becomes of it. Collective.
         """
+        found = self.embeddings(engine)
+        return self.ranks.on_main(lambda: self._scores(found))
+
+    def embeddings(self, engine: Any) -> dict[int, Any]:
+        """The embedding of the first view of every probed record, float32 [width], by record. Collective."""
         own: dict[int, Any] = {}
         engine.eval()
         with torch.no_grad():
@@ -72,11 +92,11 @@ class Prober:
                 _, states = engine(batch)
                 records = [record for row in micro_batch.rows if row for record in row.examples]
                 if records:
-                    pooled = self.objective.pool(states, batch.source_spans).float().cpu().numpy()
+                    spans = batch.source_spans if self.forward else batch.target_spans  # of the first view
+                    pooled = self.objective.pool(states, spans).float().cpu().numpy()
                     own |= dict(zip(records, pooled, strict=True))
         engine.train()
-        found = {record: states for part in self.ranks.gather(own) for record, states in part.items()}
-        return self.ranks.on_main(lambda: self._scores(found))
+        return {record: states for part in self.ranks.gather(own) for record, states in part.items()}
 
     def _scores(self, found: dict[int, Any]) -> dict[str, float]:
         from threadpoolctl import threadpool_limits
@@ -87,7 +107,13 @@ class Prober:
         x = np.stack([found[record] for record in self.labels])
         _, y = np.unique(np.array(list(self.labels.values())), return_inverse=True)
 
+        broken = int((~np.isfinite(x)).any(axis=1).sum())
+        if broken:
+            tqdm.tqdm.write(f"probe: left out, as {broken} of {len(x)} embeddings are not finite", file=sys.stderr)
+
         def accuracy(labels: Any) -> float:
+            if broken:
+                return math.nan
             with threadpool_limits(1, user_api="blas"):
                 return choose_strength(x, labels, seed=0, strengths=STRENGTHS, folds=FOLDS, place="probe")[1]
 

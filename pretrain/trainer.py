@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
@@ -50,7 +50,7 @@ def pretrain(config: Config, ranks: Ranks) -> Path:
     return train(config, ranks, Run)
 
 
-def train(config: Config, ranks: Ranks, kind: "type[Run]") -> Path:
+def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Run]") -> Path:
     """Runs a config of any stage to its end. Collective.
 
     Args:
@@ -106,10 +106,11 @@ class Run:
         self.rows_per_epoch, self.rows_counted = self.schedule.rows_per_epoch()
         self.cursor = Cursor()
         self.builder = BatchBuilder(corpus.train, self.branches, config.packing.row_length, self.tokenizer.pad)
-        hf_config = model_config(config, self.tokenizer, longest_position(config, corpus))
-        self.built = build_engine(config, hf_config, self.tokenizer, self.schedule, ranks)
+        hf_config = model_config(config, self.tokenizer, longest_position(config, corpus, self.branches))
+        self.lora_rows = special_rows(self.tokenizer, self.branches.eos) if config.model.lora.rank else ()
+        self.built = build_engine(config, hf_config, self.schedule, ranks, self.lora_rows)
         self.engine = self.built.engine
-        self.counts = count_parameters(hf_config, config.model.lora, special_rows(self.tokenizer))
+        self.counts = count_parameters(hf_config, config.model.lora, self.lora_rows)
         self.evaluator = Evaluator(config, corpus, self.tokenizer, self.branches, ranks)
         self.prober = Prober(config, corpus, self.tokenizer, self.branches, ranks) if config.probe.every else None
         self.checkpoints = Checkpoints(config.run.folder / "checkpoints", config.checkpoint, ranks)
@@ -272,6 +273,9 @@ class Run:
         opened = config.model.path and config.tokenizer.path
         if opened and (added := load(opened, config.tokenizer).added):
             self.monitor.say(f"note: the tokenizer had no {' '.join(added)}: added, with embeddings to be trained")
+        counts = self.corpus.manifest["splits"]["train"]
+        if cut := counts["first_truncated"] + counts["second_truncated"]:
+            self.monitor.say(f"note: {cut:,} views are longer than their most tokens and were cut")
         epochs = self.num_steps * config.train.rows_per_step / self.rows_per_epoch
         for line in mixture_lines(config, self.corpus, epochs):
             self.monitor.say(line)
@@ -343,6 +347,7 @@ class Run:
             "parameters": self.counts.total,
             "bos": self.tokenizer.hf.bos_token,
             "evaluation": self.evaluated,
+            "lora_rows": self.lora_rows,
             "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],
         }
 

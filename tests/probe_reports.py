@@ -46,9 +46,10 @@ def fake_report(
     extras: bool = True,
     points: int = 300,
 ) -> Report:
-    """A report of ``names`` and their random twins; the first two are checkpoints of one run.
+    """A report of ``names`` and their random twins; the first two are checkpoints of one run and share a twin.
 
-    Without ``extras`` there are no twins, comparisons, geometry, similarities, predictions, learning curves, problems.
+    Without ``extras`` there are no twins, comparisons, geometry, similarities, predictions, learning curves, problems,
+    notes.
     """
     rng = np.random.default_rng(5)
     models = []
@@ -60,12 +61,14 @@ def fake_report(
                 *(name, f"runs/{name}/hf", None, "llama", 12_345_678, layers, 256, f"{number:064x}"),
                 *(run, step, step and step * 65536),
                 ("the vocabulary was padded to 32,064",) if number == 2 else (),
+                f"{names[number - (number == 1)]} random" if extras else None,
             )
         )
     if extras:
         models += [
             ModelFacts(f"{name} random", f"runs/{name}/hf", name, "llama", 12_345_678, layers, 256, f"{90 + n:064x}")
             for n, name in enumerate(names)
+            if n != 1
         ]
     sets = tuple(_set(*facts, shared=extras) for facts in _SETS[:num_sets])
     scores: list[Score] = []
@@ -133,6 +136,7 @@ def fake_report(
             "imdb: the hub cannot be reached; pass a local file with --data",
             f"{names[-1]}: layer 6 did not converge; {HOSTILE}",
         ),
+        notes=(f"more than 6 models: only the first is compared with the others; {HOSTILE}",),
     )
 
 
@@ -167,14 +171,14 @@ def _learnt(size: int, whole: int) -> float:
 
 def _comparisons(report: Report, poolings: tuple[str, ...]) -> list[Comparison]:
     found = []
-    names = [model.name for model in report.models if model.random_twin_of is None]
-    against = [(name, other) for name in names for other in (f"{name} random", "tfidf")]
-    pairs = [*combinations(names, 2), *against]
+    twins = {model.name: model.twin for model in report.models if model.twin}
+    against = [(name, other) for name, twin in twins.items() for other in (twin, "tfidf", "majority")]
+    pairs = [*combinations(twins, 2), *against]
     for facts in report.sets:
-        for pooling in poolings:
+        for pooling in (None, *poolings):
             for first, second in pairs:
                 a = report.chosen(facts.name, first, pooling)
-                b = report.chosen(facts.name, second, None if second == "tfidf" else pooling)
+                b = report.chosen(facts.name, second, None if second in ("tfidf", "majority") else pooling)
                 assert a is not None and b is not None
                 gap = round(a.accuracy.value - b.accuracy.value, 4)
                 p = min(1.0, exp(-abs(gap) * 200))

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ranks import run_ranks
@@ -141,6 +142,10 @@ def test_a_larger_vocabulary_keeps_the_old_rows(folder: Path, trained: Path) -> 
         (["packing.layout=independent"], "packing.layout"),
         (["stoping.patience=3"], "stoping: unknown key; did you mean stopping?"),
         (["task.style=chat"], "style"),
+        (["task=nl_regex"], "task"),
+        (["data.train=5"], "data.train"),
+        (["stopping.metric=task/exact", "evaluation.answers=0"], "stopping.metric: task/exact needs answers"),
+        (["stopping.metric=exact"], "name eval/lm_loss or task/SCORE"),
         (["model.lora.rank=4"], "LoRA trains a model that is there; name it with path"),
     ],
 )
@@ -150,17 +155,28 @@ def test_wrong_settings_stop_with_one_clear_line(folder: Path, overrides: list[s
     assert not (folder / "wrong").exists()
 
 
-def test_every_example_fits_a_row_with_its_prompt(folder: Path) -> None:
+def test_a_row_holds_the_longest_text_with_its_prompt(folder: Path) -> None:
     path = folder / "task.yaml"
     config = with_room(
         load_config(path, [f"data.train={folder}/train.jsonl", "objective.predictors=2"], FinetuneConfig)
     )
-    longest = config.data.max_view_tokens
-    assert longest is not None
     framed = Branches("conditional", 0, 0, (0,) * 4, "forward", (), (0,) * 32)
-    assert framed.longest_view(128) == longest
+    assert config.data.max_view_tokens == 128 - framed.num_tokens(np.array([0, 0]), branched=False)
     with pytest.raises(DiptychError, match=r"packing\.row_length: 16 tokens do not hold the prompt's"):
         with_room(load_config(path, ["packing.row_length=16"], FinetuneConfig))
+
+
+def test_texts_are_cut_only_if_asked(folder: Path) -> None:
+    long = write_task(folder / "long.jsonl", 40)
+    answer = " ".join(f"step {number}" for number in range(60))
+    with long.open("a") as file:
+        file.write(json.dumps({"text": "how long?", "code": answer}) + "\n")
+    overrides = [f"data.train={long}", "packing.row_length=160", "train.steps=1", "objective.lambda=0"]
+    overrides += ["evaluation.answers=0", "stopping.metric=eval/lm_loss"]
+    code, output = start(folder, "cut", *overrides, "packing.row_length=96", check=False)
+    assert code == 1 and "packing.row_length: 1 texts of the train split are longer than the 96 tokens" in output
+    code, output = start(folder, "cut", *overrides, "packing.row_length=96", "data.max_view_tokens=30")
+    assert code == 0 and "note: 1 views are longer" in output
 
 
 def test_lora_trains_little_resumes_and_is_merged(folder: Path, trained: Path) -> None:

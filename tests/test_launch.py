@@ -119,6 +119,7 @@ def test_no_compiler_is_needed_on_the_cpu_and_where_one_is_the_error_says_so(con
         ("--num_gpus 2 runs/a runs/b --data mood", 2),
         ("--hostfile hosts/all --num_gpus=2 one=runs/a --data mood", 3),
         ("--force_multi runs/a --data mood", 1),
+        ("--quiet --num_gpus 2 runs/a --data mood", 3),
         ("runs/a --data mood --num_gpus 2", 0),
     ],
 )

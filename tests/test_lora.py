@@ -88,5 +88,12 @@ def test_first_values_depend_on_the_seed_alone() -> None:
 def test_wrong_targets_and_foreign_weights_are_refused() -> None:
     with pytest.raises(DiptychError, match=r"model\.lora\.targets: \('nowhere',\)"):
         add_lora(build("llama"), LoraConfig(rank=2, targets=("nowhere",)), ids=IDS, seed=0)
+    with pytest.raises(DiptychError, match=r"model\.lora\.targets: 'v_prj' is no linear layer of the model"):
+        add_lora(build("llama"), LoraConfig(rank=2, targets=("q_proj", "v_prj")), ids=IDS, seed=0)
+    for name, family in (("embed_tokens", "llama"), ("lm_head", "llama")):
+        with pytest.raises(DiptychError, match=f"model.lora.targets: '{name}' is the embedding or the head"):
+            add_lora(build(family), LoraConfig(rank=2, targets=("q_proj", name)), ids=IDS, seed=0)
+    with pytest.raises(ValueError, match="targets without a rank"):
+        LoraConfig(targets=("q_proj",))
     with pytest.raises(DiptychError, match=r"checkpoint and model\.lora do not match"):
         merged_weights(build("llama"), LoraConfig(rank=2), {"model.layers.9.x": torch.zeros(1)}, ids=IDS)

@@ -685,7 +685,7 @@ def test_two_sources_of_one_name_are_refused(tmp_path: Path, source: Path) -> No
         (
             ["data.max_view_tokens=500"],
             "data.max_view_tokens: 500 tokens a view do not fit packing.row_length 256 in the independent layout; the "
-            "most is 125",
+            "most is 254",
         ),
         (
             ["packing.row_length=8", "packing.layout=conditional"],

@@ -39,11 +39,13 @@ from transformers import (
 )
 
 from pretrain.errors import DiptychError
+from pretrain.sources.jsonl import JsonlSource
 from pretrain.tokenizer import Tokenizer, TokenizerConfig
 from pretrain.tokenizer_training import train
 from probes.encoding import encode as encoding
 from probes.encoding.encode import Encoded, encode
 from probes.encoding.origin import checkpoints_of
+from probes.encoding.pairs import read_pairs
 from probes.encoding.pooling import POOLINGS
 from probes.encoding.probed_model import ProbedModel, open_model
 from probes.encoding.rows import lay_out, make_batches
@@ -168,6 +170,27 @@ def test_packed_rows_give_what_one_text_gives(folders: Path, tokenizer: Tokenize
     assert_near(everything(encode(model, TEXTS)), expected[:, :2])
 
 
+def test_rows_may_be_longer_than_a_short_context(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(**SPECIAL, n_positions=40, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    model, texts = open_model(tmp_path), TEXTS[:12]
+    assert model.way.longest_packed > 40
+    assert_near(everything(encode(model, texts)), one_by_one(tmp_path, model, texts, limit=40)[:, :2])
+
+
+def test_a_forward_pass_that_fails_names_the_model(llama: ProbedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (IndexError, RuntimeError, ValueError):
+
+        def fail(*given: Any, error: type[Exception] = error) -> None:
+            raise error("index out of\nrange")
+
+        monkeypatch.setattr(encoding, "pooled", fail)
+        with pytest.raises(DiptychError, match=r"llama: its forward pass fails at .* \(index out of range\)"):
+            encode(llama, TEXTS)
+
+
 @pytest.mark.parametrize("family", ALONE)
 def test_a_model_that_cannot_share_rows_gets_one_text_per_row(folders: Path, tokenizer: Tokenizer, family: str) -> None:
     folder = folder_of(folders, tokenizer, family)
@@ -247,7 +270,7 @@ def test_rows_are_laid_out_as_said() -> None:
     rows = lay_out([[2, 0], [1]], [[5, 6], [7, 8, 9], [4]], (1, 2))
     assert rows.numbers.tolist() == [2, 0, 1]
     assert rows.ids.tolist() == [[4, 1, 2, 5, 6, 1, 2], [7, 8, 9, 1, 2, 4, 4]]
-    assert rows.positions.tolist() == [[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 1]]
+    assert rows.positions.tolist() == [[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 0]]
     assert rows.segments.tolist() == [[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]]
     assert [each.tolist() for each in (rows.starts, rows.stops, rows.ends)] == [[0, 3, 7], [1, 5, 10], [2, 6, 11]]
     assert not rows.single
@@ -381,10 +404,24 @@ def test_random_twin(folders: Path, tokenizer: Tokenizer, llama: ProbedModel) ->
     assert np.array_equal(numbers[0], numbers[1])
     assert not np.allclose(numbers[0], numbers[2]) and not np.allclose(numbers[0], numbers[3])
     assert first.fingerprint == again.fingerprint
+    # One twin serves models whose config, tokenizer and [PRED] tokens are the same.
+    assert first.kind == other.kind == open_model(folder).kind != llama.kind == open_model(folder, predictors=2).kind
     assert len({first.fingerprint, other.fingerprint, llama.fingerprint}) == 3
     facts = first.facts("twin", "llama")
     assert (facts.random_twin_of, facts.parameters, facts.layers) == ("llama", llama.parameters, llama.layers)
     assert first.name == "llama (random weights)"
+
+
+def test_no_more_pairs_are_read_than_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"a": f"a{n}", "b": f"b{n}"}) + "\n" for n in range(3)) + "no pair\n")
+    once = JsonlSource.parts
+    monkeypatch.setattr(JsonlSource, "parts", lambda source, files: [*once(source, files)] * 2)
+    assert read_pairs(path, ("a", "b"), 3) == (("a0", "a1", "a2"), ("b0", "b1", "b2"))
+    with pytest.raises(DiptychError, match=r"pairs\.jsonl:4: "):
+        read_pairs(path, ("a", "b"), 4)
+    with pytest.raises(DiptychError, match=r"^none\.jsonl: no such file; name JSON Lines"):
+        read_pairs(Path("none.jsonl"), ("a", "b"), 4)
 
 
 def test_code_of_its_own_runs_only_when_allowed(folders: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:

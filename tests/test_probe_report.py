@@ -1,8 +1,10 @@
 """The report of a probing run: what it says, what it looks like in a browser, what it leaves alone."""
 
+import fnmatch
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +14,15 @@ import numpy as np
 import pytest
 from probe_reports import HOSTILE, fake_report
 
+import probes
 from pretrain.errors import DiptychError
-from probes.reporting import write_projector, write_report, write_tensorboard
+from probes.reporting import check_folder, write_projector, write_report, write_tensorboard
 from probes.reporting.canvas import pens
 from probes.reporting.charts import draw_charts
-from probes.reporting.lookup import clear_best, compared
+from probes.reporting.lookup import clear_best, compared, named
 from probes.reporting.page import render
 from probes.reporting.summary import summarise
-from probes.reporting.tables import main_table
+from probes.reporting.tables import data_table, main_table, model_table
 from probes.results import Comparison, Estimate, ModelFacts, Report, Score, SetFacts, read_report
 
 REPORT = fake_report()
@@ -56,52 +59,123 @@ def score(system: str, value: float, layer: int | None = 5, pooling: str | None 
     return replace(made, **changes)
 
 
-def small_report(scores: list[Score], comparisons: tuple[Comparison, ...] = (), *, control: bool = False) -> Report:
+def small_report(
+    scores: list[Score], comparisons: tuple[Comparison, ...] = (), *, control: bool | None = False
+) -> Report:
     models = tuple(
-        ModelFacts(name, name, twin, "llama", 10, 7, 8, "f" * 64)
-        for name, twin in (("mixed", None), ("plain", None), ("mixed random", "mixed"))
+        ModelFacts(name, name, of, "llama", 10, 7, 8, "f" * 64, twin=None if of else "mixed random")
+        for name, of in (("mixed", None), ("plain", None), ("mixed random", "mixed"))
         if any(one.system == name for one in scores)
     )
     facts = SetFacts("rt", "Tomatoes", "here", ("bad", "good"), 100, 50, (25, 25), control, (), (), "f" * 64)
     return Report("t", "2026-01-31T12:00:00", "c", {}, {}, models, (facts,), tuple(scores), comparisons)
 
 
-def comparison(first: str, second: str, difference: float, adjusted: float) -> Comparison:
+def comparison(first: str, second: str, difference: float, adjusted: float, pooling: str | None = None) -> Comparison:
     return Comparison(
-        *("rt", first, second, 5, 4, "mean", estimate(difference), adjusted / 2, adjusted, adjusted < 0.05)
+        *("rt", first, second, 5, 4, pooling, estimate(difference), adjusted / 2, adjusted, adjusted < 0.05)
     )
 
 
 def test_the_summary_reads_as_a_sentence() -> None:
     scores = [score("mixed", 0.741), score("plain", 0.709, 4), score("tfidf", 0.79, None, None)]
     scores += [score("mixed random", 0.58, 2), score("majority", 0.5, None, None)]
+    # The selectivity is that of the same probe, whatever others reach.
+    scores += [score("plain", 0.6, shuffled=True), score("mixed", 0.61, 4, shuffled=True)]
     scores.append(score("mixed", 0.514, shuffled=True))
     # The other way round than the sentence.
-    found = summarise(small_report(scores, (comparison("plain", "mixed", -0.032, 0.003),)))
+    comparisons = (comparison("plain", "mixed", -0.032, 0.003), comparison("tfidf", "mixed", 0.049, 0.2))
+    found = summarise(small_report(scores, comparisons))
     assert found.sets == (
-        "On Tomatoes the mean representation of `mixed` at layer 5 of 6 reads sentiment with 74.1 % accuracy "
-        "(95 % interval 72.1 to 76.1), 3.2 points above `plain` (70.9 %; different, p = .003 after Holm), "
-        "below TF-IDF words (79.0 %). Random weights of the same architecture reach 58.0 %, probes of shuffled labels "
-        "reach at most 51.4 % (selectivity 22.7 points), the most frequent class alone gives 50.0 %.",
+        "On Tomatoes the mean representation of `mixed` at layer 5 of 6, which cross-validation prefers, reads "
+        "sentiment with 74.1 % accuracy (95 % interval 72.1 to 76.1), 3.2 points above `plain` (70.9 %; different, "
+        "p = .003 after Holm), 4.9 points below TF-IDF words (79.0 %; no difference shown, p = .20 after Holm). "
+        "Random weights of the same architecture reach 58.0 %, the same probe of shuffled labels reaches 51.4 % "
+        "(selectivity 22.7 points), the most frequent class alone gives 50.0 %.",
     )
-    assert found.headline == ("`mixed` is above `plain` in 1 of 1 comparison (1 sentiment set).",)
+    assert found.headline == ("`mixed` is above `plain` on 1 of 1 sentiment set.",)
+
+
+def test_the_model_is_the_one_that_cross_validation_prefers() -> None:
+    scores = [score("mixed", 0.74, cv_accuracy=0.70), score("plain", 0.71, 4, cv_accuracy=0.72)]
+    found = summarise(small_report(scores, (comparison("mixed", "plain", 0.03, 0.01),)))
+    assert "representation of `plain` at layer 4 of 6, which" in found.sets[0]
+    assert "3.0 points below `mixed` (74.0 %; different, p = .010 after Holm)" in found.sets[0]
+
+
+def test_models_that_share_a_twin_are_all_held_against_it() -> None:
+    scores = [score("mixed", 0.7, cv_accuracy=0.6), score("plain", 0.71), score("mixed random", 0.69)]
+    comparisons = (comparison("mixed", "mixed random", 0.01, 0.01), comparison("mixed random", "plain", -0.02, 0.4))
+    report = small_report(scores, comparisons)
+    found = summarise(report)
+    assert "Random weights of the same architecture reach 69.0 %" in found.sets[0]
+    assert "That it reads more than random weights do is not shown (p = .40)." in found.sets[0]
+    assert found.headline == (
+        "Trained weights read sentiment better than random weights of the same architecture in 1 of 2 comparisons.",
+    )
+    table = main_table(report)
+    assert table is not None
+    assert table.head == ("set", "mixed", "plain", "random weights (mixed, plain)")
+    models = model_table(report)
+    assert models is not None
+    assert [row.cells[0].note for row in models.rows] == ["", "", "random weights of mixed, plain"]
+    many = replace(report, models=(*report.models, *(replace(report.models[0], name=name) for name in "abc")))
+    assert named(many, "mixed random") == "random weights (mixed and 4 more)"
+    assert named(many, "mixed") == "mixed"
 
 
 def test_the_summary_is_honest_where_nothing_is_shown() -> None:
     scores = [score("mixed", 0.51, 0, "last"), score("plain", 0.505, 4), score("mixed random", 0.50)]
     scores += [score("majority", 0.5, None, None), score("tfidf", 0.52, None, None)]
     comparisons = (comparison("mixed", "plain", 0.005, 0.6), comparison("mixed", "mixed random", 0.01, 1.0))
-    comparisons = tuple(replace(one, pooling="last") for one in comparisons)
     found = summarise(small_report(scores, comparisons))
     assert "the last-token representation of `mixed` at the embeddings" in found.sets[0]
-    assert "(50.5 %; no difference shown, p = .60 after Holm, both at the pooling last token)" in found.sets[0]
-    assert "near TF-IDF words (52.0 %, the intervals overlap)" in found.sets[0]
+    assert "(50.5 %; no difference shown, p = .60 after Holm)" in found.sets[0]
+    assert "beside TF-IDF words (52.0 %; not compared)" in found.sets[0]
     assert "That it reads more than random weights do is not shown (p = 1)." in found.sets[0]
     assert found.sets[0].endswith("The interval does not exclude the most frequent class: no reading is shown.")
     assert found.headline == (
         "No difference between `mixed` and `plain` is shown (1 sentiment set).",
         "Trained weights read sentiment better than random weights of the same architecture in 0 of 1 comparison.",
     )
+
+
+def test_tests_of_other_representations_are_no_ground_for_a_claim() -> None:
+    scores = [score("mixed", 0.74), score("plain", 0.71), score("mixed random", 0.5), score("tfidf", 0.6, None, None)]
+    others = ("plain", "mixed random", "tfidf")
+    found = summarise(small_report(scores, tuple(comparison("mixed", other, 0.03, 0.001, "mean") for other in others)))
+    assert found.headline == ()
+    assert "beside `plain` (71.0 %; not compared), beside TF-IDF words (60.0 %; not compared)." in found.sets[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "majority", "end"),
+    [
+        # The interval of the best of many is no test; the adjusted comparison is.
+        (0.56, (0.06, 0.2), "is above the most frequent class is not shown (p = .20): no reading is shown."),
+        (0.44, (-0.06, 0.01), "is above the most frequent class is not shown (p = .010): no reading is shown."),
+        (0.51, (0.01, 0.04), "gives 50.0 %."),
+        (0.51, None, "The interval does not exclude the most frequent class: no reading is shown."),
+    ],
+)
+def test_reading_is_held_against_the_most_frequent_class(
+    value: float, majority: tuple[float, float] | None, end: str
+) -> None:
+    comparisons = (comparison("mixed", "majority", *majority),) if majority else ()
+    found = summarise(small_report([score("mixed", value), score("majority", 0.5, None, None)], comparisons))
+    assert found.sets[0].endswith(end)
+
+
+def test_of_many_models_it_says_how_many_pairs_were_compared() -> None:
+    names = [f"m{number}" for number in range(8)]
+    models = tuple(ModelFacts(name, name, None, "llama", 10, 7, 8, "f" * 64) for name in names)
+    comparisons = tuple(comparison("m0", name, 0.1, 0.01) for name in names[1:])
+    report = replace(small_report([score(name, 0.7) for name in names], comparisons), models=models)
+    found = summarise(replace(report, notes=("only the first is compared",)))
+    assert found.headline == (
+        "7 of 7 comparisons between the 8 models show a difference (1 sentiment set; 7 of 28 pairs were compared).",
+    )
+    assert found.cautions == ("1 thing was done otherwise than asked; see Notes.",)
 
 
 def test_a_control_set_is_not_called_sentiment() -> None:
@@ -111,10 +185,25 @@ def test_a_control_set_is_not_called_sentiment() -> None:
     assert not found.headline
 
 
+def test_labels_that_are_not_known_are_not_called_sentiment() -> None:
+    scores = [score("mixed", 0.9), score("plain", 0.8), score("mixed random", 0.5)]
+    comparisons = (comparison("mixed", "plain", 0.1, 0.01), comparison("mixed", "mixed random", 0.4, 0.01))
+    report = small_report(scores, comparisons, control=None)
+    found = summarise(report)
+    assert found.sets[0].startswith("On Tomatoes the mean representation")
+    assert "reads the label with 90.0 %" in found.sets[0]
+    assert "sentiment" not in " ".join((*found.headline, *found.sets))
+    assert len(found.headline) == 2
+    data, main = data_table(report), main_table(report)
+    assert data is not None and main is not None
+    assert (data.rows[0].cells[1].text, main.rows[0].cells[0].note) == ("not known", "")
+
+
 def test_cautions() -> None:
     assert summarise(REPORT).cautions == (
         "2 things could not be done; see Problems.",
-        "6 of 432 probes stopped before they had converged.",
+        "1 thing was done otherwise than asked; see Notes.",
+        "6 of 366 probes stopped before they had converged.",
         "Texts are shared between splits or sets on SST-5; see Data.",
         "Texts longer than a model's context were cut, 12 cases in all; see Data.",
     )
@@ -129,21 +218,27 @@ def test_only_a_best_that_is_different_is_bold() -> None:
         ((), None),
         ((comparison("plain", "mixed", -0.03, 0.01),), "mixed"),
         ((comparison("mixed", "plain", 0.03, 0.2),), None),
+        ((comparison("mixed", "plain", 0.03, 0.01, "mean"),), None),
     ):
         report = small_report(scores, comparisons)
         assert clear_best(report, "rt") == best
         table = main_table(report)
         assert table is not None
         assert [cell.strong for cell in table.rows[0].cells] == [False, best == "mixed", False]
+    report = small_report(scores, (comparison("mixed", "plain", 0.03, 0.01, "mean"),))
+    assert (clear_best(report, "rt", "mean"), clear_best(report, "rt", "last")) == ("mixed", None)
 
 
 def test_a_comparison_can_be_turned() -> None:
-    report = small_report([], (replace(comparison("a", "b", 0.03, 0.2), difference=Estimate(0.03, -0.01, 0.05)),))
+    report = small_report(
+        [], (replace(comparison("a", "b", 0.03, 0.2, "mean"), difference=Estimate(0.03, -0.01, 0.05)),)
+    )
     turned = compared(report, "rt", "b", "a", "mean")
     assert turned is not None
     assert turned.difference == Estimate(-0.03, -0.05, 0.01)
     assert (turned.first_layer, turned.second_layer) == (4, 5)
     assert compared(report, "rt", "b", "a", "last") is None
+    assert compared(report, "rt", "b", "a", None) is None
 
 
 # What is written
@@ -168,7 +263,9 @@ def test_markdown_has_the_figures(markdown: str) -> None:
     assert "| Rotten Tomatoes (mean of tokens) | plain-4000 (layer 5) | mixed\\_λ0.1 (layer 5) | **−3.8**" in markdown
     assert "12,345,678" in markdown
     assert REPORT.command in markdown
-    assert len(re.findall(r"^\| (?:rotten\\_tomatoes|sst5|subj) \|", markdown, re.M)) == len(REPORT.scores) + 84
+    assert "## Notes\n\n- more than 6 models: only the first is compared" in markdown
+    assert "they leave out the variation over training subsets" in markdown
+    assert len(re.findall(r"^\| (?:rotten\\_tomatoes|sst5|subj) \|", markdown, re.M)) == len(REPORT.scores) + 70
     tables = re.findall(r"(?:^\|.*\n)+", markdown, re.M)
     for table in tables:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
@@ -208,6 +305,23 @@ def test_the_page_needs_nothing_else(html: str) -> None:
     assert len(re.findall(r'<svg viewBox="[^"]+" role="img" aria-label="[^"]{20,}"', html)) == 35
     # Every colour of a chart follows the theme.
     assert not re.search(r"(?:fill|stroke):#", html)
+
+
+def test_what_must_be_known_is_on_the_page(html: str) -> None:
+    assert '<section id="notes">\n<h2>Notes</h2>\n<ul>\n<li>more than 6 models: only the first is' in html
+    assert "they leave out the variation over training subsets" in html
+    assert "random weights (plain-1000, plain-4000)</th>" in html
+    assert "random: plain-1000 + 1 more</text>" in html
+    assert "each at its chosen pooling" in html
+
+
+def test_what_the_page_is_made_of_is_in_the_package() -> None:
+    root = Path(probes.__file__).parent
+    project = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["probes"]
+    parts = [path.relative_to(root).as_posix() for path in (root / "reporting").glob("page.*") if path.suffix != ".py"]
+    assert len(parts) == 3
+    assert all(any(fnmatch.fnmatch(part, pattern) for pattern in patterns) for part in parts)
 
 
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -251,20 +365,43 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "mine.png").read_bytes() == b"mine"
 
 
+def test_pictures_that_a_report_no_longer_has_go(tmp_path: Path) -> None:
+    both = replace(BARE, sets=(*BARE.sets, replace(BARE.sets[0], name="sst2", title="SST-2")))
+    both = replace(both, scores=(*BARE.scores, *(replace(one, set="sst2") for one in BARE.scores)))
+    write_report(both, tmp_path)
+    picture = tmp_path / "figures" / "layers-sst2-mean.png"
+    shutil.copy(picture, tmp_path / "figures" / "kept.png")  # under a name of one's own
+    write_report(BARE, tmp_path)
+    assert not picture.exists()
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"kept.png", "layers-rotten-tomatoes-mean.png"}
+
+
 @pytest.mark.parametrize("name", ["index.html", "report.md", "report.json", "figures/layers-rotten-tomatoes-mean.png"])
 def test_a_file_of_that_name_that_is_not_ours_stops_it(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    with pytest.raises(DiptychError, match=re.escape(f"{tmp_path / name}: is not from an earlier report")):
-        write_report(BARE, tmp_path)
+    for write in (check_folder, lambda folder: write_report(BARE, folder)):
+        with pytest.raises(DiptychError, match=re.escape(f"{tmp_path / name}: is not from an earlier report")):
+            write(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
     assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DiptychError, match="file: cannot be written"):
-        write_report(BARE, tmp_path / "file")
+    with pytest.raises(DiptychError, match="file: is not a folder"):
+        check_folder(tmp_path / "file")
+    with pytest.raises(DiptychError, match="file/inner: cannot be written"):
+        write_report(BARE, tmp_path / "file" / "inner")
+
+
+def test_a_folder_that_a_report_can_go_into_is_left_as_it_is(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    write_report(BARE, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    check_folder(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
@@ -294,6 +431,38 @@ def test_scalars_in_tensorboard(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("probe/sst5/tfidf/accuracy")] == [0]
     assert [event.step for event in events.Scalars("probe_training/sst5/plain/last/macro_f1")] == [1000, 4000]
     assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("probe_training/sst5/mixed")]
+
+
+def test_a_second_report_takes_the_place_of_the_first_in_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(tmp_path))
+    writer.add_scalar("loss", 1.5, 1)
+    writer.add_embedding(np.eye(2), ["a", "b"], tag="mine")
+    writer.close()
+    others = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    write_tensorboard(SMALL, tmp_path)
+    write_projector(tmp_path, "sst5, plain", np.eye(2), ["bad", "good"], ["x", "y"])
+    write_projector(tmp_path, "sst5, mixed", np.eye(2), ["bad", "good"], ["x", "y"])
+    mine = tmp_path / "diptych-probes" / "sst5-mixed" / "notes.txt"
+    mine.write_text("mine")
+    write_tensorboard(BARE, tmp_path)
+    write_projector(tmp_path, "sst5, new", np.eye(2), ["bad", "good"], ["x", "y"])
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert "loss" in tags
+    assert "probe/rotten_tomatoes/plain/mean/accuracy" in tags
+    assert not [tag for tag in tags if "mixed" in tag]
+    assert len(list(tmp_path.glob("events.*"))) == 2
+    shown = (tmp_path / "projector_config.pbtxt").read_text(encoding="utf-8")
+    assert re.findall(r'tensor_name: "([^"]*)"', shown) == ["mine:00000", "sst5, new"]
+    assert sorted(path.name for path in (tmp_path / "diptych-probes").iterdir()) == ["sst5-mixed", "sst5-new"]
+    assert list(mine.parent.iterdir()) == [mine]
+    assert {path: path.read_bytes() for path in others if path.suffix != ".pbtxt"} == {
+        path: content for path, content in others.items() if path.suffix != ".pbtxt"
+    }
 
 
 def test_the_projector_plugin_reads_what_is_written(tmp_path: Path) -> None:
@@ -438,7 +607,7 @@ def test_filters_work_from_the_keyboard(browser: Any, folder: Path) -> None:
 def test_rows_are_found_and_sorted(browser: Any, folder: Path) -> None:
     show(browser, folder)
     browser.find_element("css selector", "#find").send_keys("sst5 tf-idf")
-    assert visible(browser, "#found") == ["5 of 432 rows"]
+    assert visible(browser, "#found") == ["5 of 366 rows"]
     assert len(visible(browser, "#scores tbody tr")) == 5
     heads = browser.find_elements("css selector", "#scores thead th")
     accuracy = next(head for head in heads if head.text.startswith("accuracy"))
@@ -471,7 +640,7 @@ def test_without_scripts_everything_is_shown(browser: Any, folder: Path) -> None
         figures = browser.find_elements("css selector", "figure")
         assert len(figures) == 35
         assert all(figure.is_displayed() for figure in figures)
-        assert len(browser.find_elements("css selector", "#scores tbody tr")) == 432
+        assert len(browser.find_elements("css selector", "#scores tbody tr")) == 366
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 

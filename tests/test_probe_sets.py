@@ -79,7 +79,7 @@ def test_a_folder_of_two_files_is_read_in_any_format(tmp_path: Path, ending: str
     write(tmp_path / "mine" / f"test.{ending}", rows_of(0, 1, start="other"))
     found = load_set(str(tmp_path / "mine"))
     assert (found.name, found.title, found.source) == ("mine", "mine", str(tmp_path / "mine"))
-    assert (found.label_names, found.control, found.notes) == (("0", "1"), False, ())
+    assert (found.label_names, found.control, found.notes) == (("0", "1"), None, ())
     assert found.train.texts == ("text 0", "text 1", "text 2")
     assert found.train.labels.dtype == np.int64 and found.train.labels.tolist() == [1, 0, 1]
     assert found.test.texts == ("other 0", "other 1") and found.test.labels.tolist() == [0, 1]
@@ -365,7 +365,9 @@ def test_local_files_under_a_registered_name_mean_the_same(tmp_path: Path) -> No
     found = load_set(f"amazon_polarity={folder_of(tmp_path, rows, rows)}")
     assert (found.name, found.title) == ("amazon_polarity", "Amazon polarity")
     assert found.label_names == ("negative", "positive") and found.train.texts[0] == "t0\nc0"
-    assert load_set(f"subj={folder_of(tmp_path, rows_of(0, 1), rows_of(0, 1))}").control
+    folder = folder_of(tmp_path, rows_of(0, 1), rows_of(0, 1))
+    controls = [load_set(f"{name}={folder}").control for name in ("subj", "rotten_tomatoes", "other")]
+    assert controls == [True, False, None]
     five = rows_of(*range(5))
     assert load_set(f"sst5={folder_of(tmp_path, five, five)}").label_names == (
         "very negative",
@@ -449,6 +451,7 @@ def reviews() -> LabelledSet:
 
 
 def test_reviews_have_different_meanings_in_train_and_test(reviews: LabelledSet) -> None:
+    assert reviews.control is False
     assert (len(reviews.train), len(reviews.test), reviews.label_names) == (1600, 400, ("negative", "positive"))
     assert len({*reviews.train.texts, *reviews.test.texts}) == 2000
     assert min(reviews.test.counts(2)) > 160

@@ -1,12 +1,25 @@
 """Probes while training: they are written, and change nothing of the run."""
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from ranks import run_ranks
 from safetensors.torch import load_file
+from splits import MadeSplit
+from tiny import BOS, EOS, PAD, PREDICTORS, tiny_llama
+
+from pretrain.branches import Branches
+from pretrain.config import ObjectiveConfig
+from pretrain.distributed import Ranks
+from pretrain.errors import DiptychError
+from pretrain.network import BranchNetwork
+from pretrain.probing import Prober
 
 TIMEOUT = 240
 
@@ -62,3 +75,60 @@ def test_without_labels_the_run_does_not_start(tmp_path: Path) -> None:
     result = run_ranks("-m pretrain", 1, config(tmp_path), *settings, timeout=TIMEOUT, check=False)[0]
     assert result.exit_code == 1
     assert "held-out records have a label, of 0 classes" in result.output and "Traceback" not in result.output
+
+
+class LabelledSplit(MadeSplit):
+    """Records of so many classes, in turn."""
+
+    def __init__(self, count: int, classes: int) -> None:
+        super().__init__({"made": count})
+        self.classes = classes
+
+    def label(self, record: int) -> int:
+        return record % self.classes
+
+
+def prober(split: LabelledSplit, **layout: Any) -> Prober:
+    config: Any = SimpleNamespace(
+        probe=SimpleNamespace(max_records=40),
+        packing=SimpleNamespace(row_length=96),
+        train=SimpleNamespace(micro_batch_rows=2),
+        objective=ObjectiveConfig(),
+    )
+    corpus: Any = SimpleNamespace(heldout=split)
+    branches = Branches(eos=EOS, bos=BOS, predictors=PREDICTORS[:1], **layout)
+    return Prober(config, corpus, SimpleNamespace(pad=PAD), branches, Ranks(0, 1, torch.device("cpu")))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", ["conditional", "independent"])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_the_first_view_of_every_record_is_probed_alone(
+    layout: Literal["conditional", "independent"], direction: Literal["forward", "reverse"]
+) -> None:
+    split, lm = LabelledSplit(40, 2), tiny_llama().eval()
+    found = prober(split, layout=layout, direction=direction).embeddings(BranchNetwork(lm))
+    assert sorted(found) == list(range(40))
+    for record, embedding in found.items():
+        tokens = split.views(record)[0].tokens
+        with torch.no_grad():
+            states = lm.model(torch.tensor([[BOS, *tokens]])).last_hidden_state[0, 1:]
+        expected = states[-1] if ObjectiveConfig().pooling == "last" else states.mean(dim=0)
+        np.testing.assert_allclose(embedding, expected.numpy(), atol=1e-5)
+
+
+def test_embeddings_that_are_not_finite_leave_the_probe_out(capsys: pytest.CaptureFixture[str]) -> None:
+    network = BranchNetwork(tiny_llama())
+    with torch.no_grad():
+        network.lm.model.norm.weight.fill_(math.nan)
+    found = prober(LabelledSplit(40, 2), layout="independent").run(network)
+    assert math.isnan(found["probe/accuracy"]) and math.isnan(found["probe/shuffled"])
+    assert found["probe/majority"] == 0.5
+    assert "probe: left out, as 40 of 40 embeddings are not finite" in capsys.readouterr().err
+
+
+def test_too_many_classes_are_refused_at_the_start() -> None:
+    prober(LabelledSplit(40, 8), layout="independent")
+    with pytest.raises(
+        DiptychError, match=r"probe\.every: 40 held-out records .* are of 9 classes; .* needs 5 of each"
+    ):
+        prober(LabelledSplit(40, 9), layout="independent")

@@ -1,8 +1,10 @@
 """A probing run from the command line: what it finds, what goes wrong alone, ranks, and what a user sees."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +12,21 @@ import torch
 from ranks import run_ranks
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.tokenizer import TokenizerConfig
 from pretrain.tokenizer_training import train
-from probes.arguments import read_arguments
-from probes.results import read_report
+from probes.__main__ import main
+from probes.arguments import Settings, read_arguments
+from probes.encoding.cache import Memory
+from probes.encoding.encode import Encoded
+from probes.encoding.probed_model import ProbedModel, open_model
+from probes.findings import Chosen, Found, comparisons, sample, similarities
+from probes.probing.geometry import linear_cka_matrix
+from probes.probing.scores import ProbeScore
+from probes.results import Estimate, ModelFacts, Report, read_report
+from probes.run import ProbingRun
+from probes.sets import LabelledSet, Split
 
 TIMEOUT = 240
 GOOD, BAD = ("good", "fine", "great"), ("bad", "poor", "awful")
@@ -29,7 +41,7 @@ def rows(count: int, start: int) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tiny models, one of them twice, and two sets of which one is broken."""
+    """Two tiny models, one of them twice, one of another architecture, and two sets of which one is broken."""
     folder = tmp_path_factory.mktemp("probes")
     texts = [str(row["text"]) for row in rows(300, 0)]
     tokenizer = train(texts, TokenizerConfig(vocab_size=330))
@@ -41,6 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         LlamaForCausalLM(config).save_pretrained(folder / name)
         tokenizer.save(folder / name)
     shutil.copytree(folder / "one", folder / "copy")
+    config = LlamaConfig(**sizes | {"num_hidden_layers": 1}, vocab_size=tokenizer.vocab_size, **special)
+    LlamaForCausalLM(config).save_pretrained(folder / "low")
+    tokenizer.save(folder / "low")
     for place, classes in (("mood", 2), ("flat", 1)):
         (folder / place).mkdir()
         for split, (count, start) in {"train": (120, 0), "test": (60, 500)}.items():
@@ -70,6 +85,11 @@ def test_a_whole_report_and_the_same_on_two_ranks(folder: Path) -> None:
     }
     report = read_report(folder / "alone" / "report.json")
     assert [facts.name for facts in report.models] == ["one", "one (random weights)", "copy", "other"]
+    assert {facts.twin for facts in report.models if not facts.random_twin_of} == {"one (random weights)"}
+    alike = {(item.first, item.second) for item in report.comparisons if item.pooling is None}
+    names = ("one", "copy", "other")
+    others = ("one (random weights)", "tfidf", "majority")
+    assert alike == {*itertools.combinations(names, 2), *itertools.product(names, others)}
 
     same = [item for item in report.comparisons if {item.first, item.second} == {"one", "copy"}]
     assert same and all(item.difference.value == 0 and item.mcnemar == 1 and not item.different for item in same)
@@ -112,6 +132,11 @@ def test_a_broken_set_or_model_leaves_the_others_alone(folder: Path) -> None:
         (["a"], "--data"),
         (["a", "--data", "mood", "--seeds", "0"], "--seeds"),
         (["a", "--data", "mood", "--poling", "last"], "unrecognized arguments: --poling"),
+        (["a", "--data", "mood", "--pooling", "max"], "invalid choice: 'max' (choose from 'last', 'mean', 'pred')"),
+        (["a", "--data", "mood", "--pooling", "last", "last"], "--pooling: last last names one twice"),
+        (["runs/tfidf", "--data", "mood"], "controls are called 'tfidf'; name the model, as in NAME=runs/tfidf"),
+        (["majority=a", "--data", "mood"], "as in NAME=a"),
+        (["x (random weights)=a", "--data", "mood"], "as in NAME=a"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str) -> None:
@@ -127,3 +152,201 @@ def test_names_of_models() -> None:
     given = ["runs/plain/export", "runs/mixed", "runs/mixed/checkpoints/step_00000100", "x=some/where"]
     found = read_arguments([*given, "--data", "mood"], "").models
     assert list(found) == ["plain", "mixed", "mixed@100", "x"]
+    found = read_arguments(["runs/mixed/checkpoints/step_abc", "--data", "mood"], "").models
+    assert list(found) == ["mixed@step_abc"]
+
+
+def settings(folder: Path, *arguments: str) -> Settings:
+    return read_arguments([*arguments, "--out", str(folder / "in-process"), "--seeds", "1"], "")
+
+
+def report_of(folder: Path, *arguments: str) -> Report:
+    torch.set_num_threads(1)
+    return ProbingRun(settings(folder, *arguments), Ranks(0, 1, torch.device("cpu")), "python -m probes").run()
+
+
+def test_each_model_has_a_twin_of_its_own_kind_and_it_is_made_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, bool]] = []
+
+    def open_and_note(path: str, **options: Any) -> ProbedModel:
+        opened.append((Path(path).name, options["random"]))
+        return open_model(path, **options)
+
+    monkeypatch.setattr("probes.run.open_model", open_and_note)
+    models = [f"{folder}/{name}" for name in ("one", "low", "copy")]
+    report = report_of(
+        folder,
+        *models,
+        "--data",
+        f"mood={folder}/mood",
+        f"mood={folder}/flat",
+        "--sizes",
+        "1",
+        "40",
+        "--pooling",
+        "mean",
+        "pred",
+    )
+    assert opened == [("one", False), ("one", True), ("low", False), ("low", True), ("copy", False)]
+    assert {facts.name: facts.twin for facts in report.models if not facts.random_twin_of} == {
+        "one": "one (random weights)",
+        "low": "low (random weights)",
+        "copy": "one (random weights)",
+    }
+    against = {(item.first, item.second) for item in report.comparisons if "random" in item.second}
+    assert against == {
+        (name, f"{twin} (random weights)") for name, twin in (("one", "one"), ("low", "low"), ("copy", "one"))
+    }
+    assert sorted({score.train_size for score in report.scores}) == [40, 120]
+    assert report.notes == (
+        *(f"{name} was not trained with [PRED] tokens, so it has no pooling pred" for name in ("one", "low", "copy")),
+        "mood: train sizes below its 2 classes are left out (1)",
+    )
+    assert report.chosen("mood", "one", "pred") is None
+
+
+def test_a_model_that_no_pooling_is_left_for_is_a_problem(folder: Path) -> None:
+    with pytest.raises(DiptychError, match=r"no model could be probed: one: was not trained with \[PRED\] tokens"):
+        report_of(folder, f"{folder}/one", "--data", f"mood={folder}/mood", "--pooling", "pred")
+
+
+@pytest.mark.parametrize(
+    ("where", "remedy"), [("mood={}/mood", "name it, as in NAME={}/mood"), ("reviews", "leave it out")]
+)
+def test_a_set_that_is_named_twice(folder: Path, where: str, remedy: str) -> None:
+    where, remedy = where.format(folder), remedy.format(folder)
+    run = ProbingRun(
+        settings(folder, "a", "--data", where, where, "--reviews-count", "60"), Ranks(0, 1, torch.device("cpu")), ""
+    )
+    run._read_sets()
+    assert len(run.found.sets) == 1 and run.problems[0].endswith(f"; {remedy}")
+
+
+def test_errors_of_the_classifier_are_problems_of_their_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any, **options: Any) -> None:
+        raise ValueError("odd\nfigures")
+
+    monkeypatch.setattr("probes.run.probe_scores", fail)
+    monkeypatch.setattr("probes.run.tfidf", fail)
+    report = report_of(folder, f"{folder}/one", "--data", f"mood={folder}/mood", "--pooling", "mean", "--no-random")
+    assert report.problems[0] == "mood: layers, one, mean, 0: odd figures"
+    assert report.problems[-1] == "mood, tfidf: odd figures"
+    assert {score.system for score in report.scores} == {"majority"}
+
+
+def test_a_folder_that_is_no_report_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(DiptychError, match=r"index\.html"):
+        main(["no-such-model", "--data", "no-such-set", "--out", str(tmp_path)])
+
+
+def facts(name: str, twin: str | None = None, twin_of: str | None = None) -> ModelFacts:
+    return ModelFacts(name, name, twin_of, "llama", 10, 2, 4, "f", twin=twin)
+
+
+def made_set(labels: list[int]) -> LabelledSet:
+    split = Split(tuple(map(str, range(len(labels)))), np.array(labels, np.int64))
+    return LabelledSet("mood", "Mood", "here", ("bad", "good"), split, split)
+
+
+def probe_of(right: int, labels: list[int], cv_accuracy: float | None) -> ProbeScore:
+    """A probe that is right about the first so many examples."""
+    said = np.array([[label if row < right else 1 - label for row, label in enumerate(labels)]])
+    at = Estimate(right / len(labels), 0, 1)
+    return ProbeScore(len(labels), False, cv_accuracy, at, at, None, (), True, said, np.ones(said.shape, np.float32))
+
+
+def test_comparisons() -> None:
+    labels = [0, 1] * 20
+    found = Found(sets=[made_set(labels)])
+    found.models = [facts("a", "a (random weights)"), facts("a (random weights)", twin_of="a"), facts("b")]
+    found.chosen["mood"] = [
+        Chosen(system, pooling, layer, probe_of(right, labels, cv))
+        for system, pooling, layer, right, cv in (
+            ("a", "last", 1, 36, 0.8),
+            ("a", "mean", 0, 38, 0.9),
+            ("a (random weights)", "last", 1, 20, 0.5),
+            ("a (random weights)", "mean", 1, 19, 0.4),
+            ("b", "last", 0, 39, 0.9),
+            ("b", "mean", 1, 30, 0.8),
+            ("tfidf", None, None, 25, 0.6),
+            ("majority", None, None, 20, None),
+        )
+    ]
+    results = comparisons(found, ("last", "mean"))
+    made = {(item.first, item.second, item.pooling): item for item in results}
+    pairs = [("a", "b"), ("a", "a (random weights)"), ("a", "tfidf"), ("b", "tfidf")]  # b has no twin: no comparison
+    assert set(made) == {
+        *((*pair, pooling) for pair in pairs for pooling in ("last", "mean", None)),
+        *((name, "majority", None) for name in ("a", "b")),
+    }
+    best = made["a", "b", None]
+    assert (best.first_layer, best.second_layer) == (0, 0) and best.difference.value == pytest.approx(-1 / 40)
+    assert (made["a", "a (random weights)", None].second_layer, made["a", "tfidf", None].second_layer) == (1, None)
+    # a at mean and TF-IDF are one test, whether by pooling or by choice.
+    same = made["a", "tfidf", None]
+    assert same.adjusted == made["a", "tfidf", "mean"].adjusted
+    distinct = {(item.first, item.second, item.first_layer, item.second_layer): item.mcnemar for item in results}
+    assert [item.adjusted for item in results if item.mcnemar == min(distinct.values())][0] == pytest.approx(
+        min(1.0, min(distinct.values()) * len(distinct))
+    )
+    assert found.notes == []
+
+
+def test_of_many_models_the_first_is_compared_and_a_note_says_so() -> None:
+    labels = [0, 1] * 4
+    found = Found(sets=[made_set(labels)], models=[facts(f"m{number}") for number in range(8)])
+    found.chosen["mood"] = [Chosen(item.name, "mean", 0, probe_of(5, labels, 0.5)) for item in found.models]
+    pairs = {(item.first, item.second) for item in comparisons(found, ("mean",))}
+    assert pairs == {("m0", f"m{number}") for number in range(1, 8)}
+    assert found.notes == ["of 8 models only the first, m0, is compared with each of the others"]
+    states = np.random.default_rng(0).normal(size=(1, 1, 16, 4)).astype(np.float32)
+    memory = Memory(states.shape)  # type: ignore[arg-type]
+    memory.write(0, states)
+    found.encoded = {(item.name, "mood"): Encoded(1, ("mean",), 0, (), memory) for item in found.models}
+    assert {item.first for item in similarities(found, ("mean",))} == {f"m{number}" for number in range(7)}
+    assert found.notes[1:] == ["CKA is between the first 7 of 8 models and random twins alone"]
+
+
+def test_the_report_and_its_pages_choose_the_same_of_equals() -> None:
+    labels = [0, 1] * 4
+    items = [
+        Chosen("a", pooling, layer, probe_of(5, labels, 0.5))
+        for pooling, layer in (("mean", 1), ("pred", 1), ("last", 2))
+    ]
+    for order in itertools.permutations(items):
+        found = Found(chosen={"mood": list(order)})
+        scores = tuple(item.probe.score("mood", "a", item.layer, item.pooling) for item in reversed(order))
+        for kept in (order, order[:2]):
+            found.chosen["mood"] = list(kept)
+            report = Report(
+                "",
+                "",
+                "",
+                {},
+                {},
+                (),
+                (),
+                tuple(score for score, item in zip(reversed(scores), order, strict=True) if item in kept),
+            )
+            best, chosen = found.best("mood")["a"], report.chosen("mood", "a")
+            assert chosen is not None and (chosen.layer, chosen.pooling) == (best.layer, best.pooling)
+
+
+def test_a_sample_of_a_set_sorted_by_class_holds_all_classes() -> None:
+    rows = sample(made_set([0] * 60 + [1] * 30), 30)
+    assert rows.tolist() == sorted(set(rows.tolist())) and len(rows) == 30
+    assert (rows >= 60).sum() == 10
+    assert sample(made_set([0, 1]), 30).tolist() == [0, 1]
+
+
+def test_cka_of_wide_representations_is_the_same() -> None:
+    draw = np.random.default_rng(0)
+    narrow = [draw.normal(size=(20, width)) for width in (6, 8)]
+    # The same clouds in more dimensions than there are texts.
+    wide = [x @ np.linalg.qr(draw.normal(size=(50, x.shape[1])))[0].T for x in narrow]
+    expected = linear_cka_matrix(narrow, narrow)
+    for first, second in ((wide, wide), (wide, narrow), (narrow, wide)):
+        np.testing.assert_allclose(linear_cka_matrix(first, second), expected, atol=1e-9)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
@@ -348,7 +348,36 @@ class TestStatistics:
         first = score_predictions(gold, said, 2)
         assert first.accuracy.std is None
         assert first == score_predictions(gold, said, 2)
-        assert score_predictions(gold, gold, 2).accuracy == Estimate(1.0, 1.0, 1.0, None)
+        wilson = binomtest(4, 4).proportion_ci(method="wilson")
+        assert score_predictions(gold, gold, 2).accuracy == Estimate(1.0, pytest.approx(wilson.low), 1.0, None)
+        assert score_predictions(gold, gold, 2).macro_f1 == Estimate(1.0, 1.0, 1.0, None)
+
+    def test_few_errors_widen_the_interval(self) -> None:
+        gold = np.zeros(200, np.int64)
+        for errors in (0, 1, 9, 10, 190, 191, 200):
+            said = (np.arange(200) < errors).astype(np.int64)
+            found = score_predictions(gold, said, 2).accuracy
+            wilson = binomtest(200 - errors, 200).proportion_ci(method="wilson")
+            few = min(errors, 200 - errors) < 10
+            assert (found.low <= wilson.low + 1e-12 and found.high >= wilson.high - 1e-12) == few, errors
+            assert 0.0 <= found.low <= found.value <= found.high <= 1.0
+        # The mean over seeds counts: 10 errors of one seed, none of the other.
+        said = np.stack([(np.arange(200) < 10).astype(np.int64), gold])
+        wilson = binomtest(195, 200).proportion_ci(method="wilson")
+        assert score_predictions(gold, said, 2).accuracy.high == pytest.approx(max(wilson.high, 0.9925), abs=0.003)
+
+    @pytest.mark.parametrize("truth", [0.02, 0.98, 0.99])
+    @pytest.mark.parametrize("count", [60, 200])
+    def test_the_interval_covers_near_its_ends(self, truth: float, count: int) -> None:
+        # Exact: every number of right answers, weighted by how likely it is.
+        gold, covered = np.ones(count, np.int64), 0.0
+        for right in range(count + 1):
+            chance = float(binom.pmf(right, count, truth))
+            if chance > 1e-6:
+                said = (np.arange(count) < right).astype(np.int64)
+                found = score_predictions(gold, said, 2, resamples=500).accuracy
+                covered += chance * (found.low <= truth <= found.high)
+        assert covered >= 0.92
 
     def test_the_interval_covers_the_truth_at_the_stated_rate(self) -> None:
         generator = np.random.default_rng(1)
