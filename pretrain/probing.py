@@ -1,12 +1,9 @@
 """A small linear probe of held-out embeddings while a model trains; it changes nothing of the run."""
 
-import math
-import sys
 from typing import Any
 
 import numpy as np
 import torch
-import tqdm
 
 from pretrain.batch import BatchBuilder
 from pretrain.branches import Branches
@@ -14,6 +11,7 @@ from pretrain.config import Config
 from pretrain.corpus import Corpus
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
+from pretrain.evaluation import evaluation_row_length
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.order import random_keys, sample
 from pretrain.packing import OneWindow, pack
@@ -55,15 +53,17 @@ class Prober:
                 "field, or set probe.every=0"
             )
         drawn = np.array(sorted(self.labels), dtype=drawn.dtype)
+        pairs = split.pairs(drawn)
+        row_length = evaluation_row_length(config, branches, pairs.lengths)
         plan = pack(
             drawn,
-            split.pairs(drawn),
+            pairs,
             np.ones(len(drawn), np.bool_),
             branches,
-            config.packing.row_length,
+            row_length,
             keys=lambda count: random_keys(0, "rows of the probe", 0, count),
         )
-        self.builder = BatchBuilder(split, branches, config.packing.row_length, tokenizer.pad)
+        self.builder = BatchBuilder(split, branches, row_length, tokenizer.pad)
         self.schedule = Schedule(
             OneWindow(plan),
             rows_per_step=plan.num_rows,
@@ -76,8 +76,8 @@ class Prober:
     def run(self, engine: Any) -> dict[str, float]:
         """Accuracy by cross-validation, beside the largest class's share and the same probe on shuffled labels.
 
-        The shuffled labels say what the probe would find where nothing is to be found. Where embeddings are not finite
-        the accuracies are NaN: it is for the run to say what becomes of it. Collective.
+        The shuffled labels say what the probe would find where nothing is to be found. Nothing where embeddings are not
+        finite. Collective.
         """
         found = self.embeddings(engine)
         return self.ranks.on_main(lambda: self._scores(found))
@@ -107,13 +107,10 @@ class Prober:
         x = np.stack([found[record] for record in self.labels])
         _, y = np.unique(np.array(list(self.labels.values())), return_inverse=True)
 
-        broken = int((~np.isfinite(x)).any(axis=1).sum())
-        if broken:
-            tqdm.tqdm.write(f"probe: left out, as {broken} of {len(x)} embeddings are not finite", file=sys.stderr)
+        if not np.isfinite(x).all():
+            return {}
 
         def accuracy(labels: Any) -> float:
-            if broken:
-                return math.nan
             with threadpool_limits(1, user_api="blas"):
                 return choose_strength(x, labels, seed=0, strengths=STRENGTHS, folds=FOLDS, place="probe")[1]
 

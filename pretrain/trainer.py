@@ -224,6 +224,9 @@ class Run:
         if self.prober is None:
             return
         metrics = self.prober.run(self.engine)
+        if not metrics:
+            self.monitor.say(f"step {done}  probe: left out, embeddings are not finite")
+            return
         self.ranks.agree(lambda: self.monitor.log_probe(done, self.progress.label_tokens, metrics))
 
     def save(self, done: int) -> None:

@@ -25,13 +25,14 @@ def main(argv: Sequence[str]) -> int:
     from probes.arguments import read_arguments
 
     settings = read_arguments(argv, str(__doc__))
-    from probes.reporting import write_report, write_tensorboard
+    from probes.reporting import check_folder, write_report, write_tensorboard
     from probes.run import ProbingRun
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         ranks = start_ranks(60)
     else:
         ranks = Ranks(0, 1, torch.accelerator.current_accelerator() or torch.device("cpu"))
+    ranks.on_main(lambda: check_folder(settings.out))  # not after hours
     words = [word for word in argv if not word.startswith("--local_rank")]
     run = ProbingRun(settings, ranks, shlex.join(["python", "-m", "probes", *words]))
     report = run.run()

@@ -1,6 +1,7 @@
 """The command line of a probing run."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,13 @@ from typing import NoReturn
 from finetune.loading import Dtype
 from pretrain.errors import DiptychError
 from probes.encoding.origin import checkpoints_of
+from probes.encoding.pooling import POOLINGS
 from probes.sets import SetOptions
+
+RANDOM = " (random weights)"
+"""What follows a model's name in that of its random twin."""
+
+_CONTROLS = ("majority", "tfidf")
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Settings:
         sizes: Training sizes of the learning curve; all examples always are the last one.
         random_twins: Whether each architecture is also probed with random weights.
         max_tokens: Most tokens of a text; None: the context.
-        batch_tokens: Positions of a forward pass.
+        batch_tokens: Positions of a forward pass; None: as suits the device.
         dtype: Type of the weights.
         trust_remote_code: Run Python code that models bring along.
         title: Of the report.
@@ -47,7 +54,7 @@ class Settings:
     sizes: tuple[int, ...]
     random_twins: bool
     max_tokens: int | None
-    batch_tokens: int
+    batch_tokens: int | None
     dtype: Dtype
     trust_remote_code: bool
     title: str
@@ -62,7 +69,7 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
     """Parses the command line.
 
     Raises:
-        DiptychError: An option is unknown, missing or wrong, or two models have one name.
+        DiptychError: An option is unknown, missing or wrong, two models have one name, or one has that of a control.
     """
     parser = _Parser(
         "python -m probes",
@@ -78,8 +85,8 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
     add("--pair-fields", nargs=2, default=["text", "code"], metavar="FIELD", help="of --pairs (text code)")
     add("--out", type=Path, default=Path("runs/probes"), metavar="DIR", help="the report (runs/probes)")
     add("--cache", type=Path, metavar="DIR", help="representations that are kept (OUT/cache)")
-    add("--pooling", nargs="+", default=["last", "mean"], metavar="P", help="of last, mean, pred (last mean)")
-    add("--seeds", type=_positive, default=3, metavar="N", help="folds, subsets and random weights (3)")
+    add("--pooling", nargs="+", default=["last", "mean"], choices=POOLINGS, help="what a text is read from (last mean)")
+    add("--seeds", type=_positive, default=3, metavar="N", help="of folds, training subsets and shuffled labels (3)")
     add("--sizes", nargs="*", type=_positive, metavar="N", help="training sizes of the curve (100 300 1000 3000 ...)")
     add("--no-random", action="store_true", help="leave out the same architecture with random weights")
     add("--text", nargs="+", metavar="COLUMN", help="columns that make up a text (text, sentence or review)")
@@ -91,11 +98,13 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
     add("--reviews-count", type=_positive, default=6000, metavar="N", help="meanings of the set reviews (6000)")
     add("--reviews-seed", type=int, default=0, metavar="N", help="which of them")
     add("--max-tokens", type=_positive, metavar="N", help="most tokens of a text (the context)")
-    add("--batch-tokens", type=_positive, default=2048, metavar="N", help="positions of a forward pass (2048)")
+    add("--batch-tokens", type=_positive, metavar="N", help="positions of a forward pass (1024 on a CPU, else 16384)")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="float32", help="of weights (float32)")
     add("--trust-remote-code", action="store_true", help="run Python code of the models, open pickled weights")
     add("--title", default="Linear probes", help="of the report")
     found = parser.parse_args([word for word in argv if not word.startswith("--local_rank")])
+    if len(set(found.pooling)) < len(found.pooling):
+        parser.error(f"argument --pooling: {' '.join(found.pooling)} names one twice")
     options = SetOptions(
         text=tuple(found.text) if found.text else None,
         label=found.label,
@@ -135,8 +144,10 @@ def _models(given: Sequence[str], checkpoints: bool) -> dict[str, str]:
             name, path = _name(word), word
         places = {name: path}
         if checkpoints and (Path(path) / "checkpoints").is_dir():
-            places = {f"{name}@{int(place.name.split('_')[-1])}": str(place) for place in checkpoints_of(Path(path))}
+            places = {f"{name}@{_step(place.name)}": str(place) for place in checkpoints_of(Path(path))}
         for key, place in places.items():
+            if key in _CONTROLS or key.endswith(RANDOM):
+                raise DiptychError(f"{place}: controls are called {key!r}; name the model, as in NAME={place}")
             if key in models:
                 raise DiptychError(f"{place}: a second model called {key!r}; name it, as in NAME={place}")
             models[key] = place
@@ -150,8 +161,14 @@ def _name(path: str) -> str:
     if len(parts) > 1 and parts[-1] == "export":
         return parts[-2]
     if len(parts) > 2 and parts[-2] == "checkpoints":
-        return f"{parts[-3]}@{int(parts[-1].split('_')[-1])}" if parts[-1].startswith("step_") else parts[-1]
+        return f"{parts[-3]}@{_step(parts[-1])}"
     return parts[-1] if parts else path
+
+
+def _step(name: str) -> str:
+    """The step of a checkpoint's folder, or the folder's own name."""
+    match = re.fullmatch(r"step_0*(\d+)", name)
+    return match[1] if match else name
 
 
 def _positive(text: str) -> int:

@@ -3,20 +3,26 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import tqdm
 from numpy.typing import NDArray
 
 from probes.encoding.encode import Encoded
 from probes.probing.geometry import anisotropy, isotropy, linear_cka_matrix, pair_scores, rankme
 from probes.probing.projection import project
+from probes.probing.sampling import stratified_order
 from probes.probing.scores import ProbeScore
-from probes.probing.statistics import compare, confusion, holm
-from probes.results import Comparison, Geometry, ModelFacts, Predictions, Similarity, Wrong
+from probes.probing.statistics import PairedTest, compare, confusion, holm
+from probes.results import Comparison, Geometry, ModelFacts, Predictions, Similarity, Wrong, preference
 from probes.sets import LabelledSet
 
 LOOKED_AT = 2000
-"""Texts, or pairs, that geometry and CKA look at, at most."""
+"""Texts, or pairs, that geometry and the Projector look at, at most."""
+
+_ALIKE = 1000
+"""Texts that CKA looks at, at most."""
 
 _WRONG = 12
 """Wrong examples that are kept of a system."""
@@ -51,12 +57,14 @@ class Found:
         models: Models with which at least one set was encoded.
         encoded: Training and then test texts, by model and set; of the pairs, first and then second views.
         chosen: By set.
+        notes: What was done otherwise than asked, one sentence each.
     """
 
     sets: list[LabelledSet] = field(default_factory=list)
     models: list[ModelFacts] = field(default_factory=list)
     encoded: dict[tuple[str, str], Encoded] = field(default_factory=dict)
     chosen: dict[str, list[Chosen]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def systems(self, place: str) -> list[tuple[ModelFacts, Encoded]]:
         """Models with their representations of a set."""
@@ -66,25 +74,53 @@ class Found:
         """A representation of a set's test texts, [num_test, width]."""
         return self.encoded[system, labelled.name].get(layer, pooling)[len(labelled.train) :]
 
+    def best(self, place: str) -> dict[str, Chosen]:
+        """Of each system of a set the representation that its cross-validation chose among all poolings."""
+        best: dict[str, Chosen] = {}
+        for item in self.chosen.get(place, ()):
+            if item.system not in best or _preference(item) > _preference(best[item.system]):
+                best[item.system] = item
+        return best
+
+
+def sample(labelled: LabelledSet, most: int) -> NDArray[np.int64]:
+    """Rows of a set's test texts, ascending: a stratified sample, as sets may be sorted by class."""
+    return np.sort(stratified_order(labelled.test.labels, 0)[:most])
+
 
 def comparisons(found: Found, poolings: Sequence[str]) -> tuple[Comparison, ...]:
-    """Pairs of models, each model with its random twin and with TF-IDF; p-values adjusted for all of them together."""
-    trained = [facts.name for facts in found.models if facts.random_twin_of is None]
-    twins = {facts.random_twin_of: facts.name for facts in found.models if facts.random_twin_of}
-    pairs = list(itertools.combinations(trained, 2))
+    """Pairs of models, each model with its random twin, with TF-IDF and with the largest class.
+
+    Pairs are compared at each pooling and with each system at the pooling that its cross-validation chose; the largest
+    class in the latter way alone. P-values are adjusted for all tests together; the same test by two ways is one.
+    """
+    trained = [facts for facts in found.models if facts.random_twin_of is None]
+    names = [facts.name for facts in trained]
+    pairs = list(itertools.combinations(names, 2))
     if len(trained) > _ALL_PAIRED:
-        pairs = [pair for pair in pairs if pair[0] == trained[0]]
-    # Models of one architecture share a twin.
-    pairs += [(name, twins.get(name, next(iter(twins.values())))) for name in trained if twins]
-    pairs += [(name, "tfidf") for name in trained]
-    results = []
+        found.notes.append(f"of {len(trained)} models only the first, {names[0]}, is compared with each of the others")
+        pairs = [pair for pair in pairs if pair[0] == names[0]]
+    pairs += [(facts.name, facts.twin) for facts in trained if facts.twin is not None]
+    pairs += [(name, "tfidf") for name in names]
+    ways: list[tuple[str, str, str | None]] = [(*pair, pooling) for pair in pairs for pooling in poolings]
+    ways += [(*pair, None) for pair in (*pairs, *((name, "majority") for name in names))]
+    results: list[Comparison] = []
+    tests: dict[Any, PairedTest] = {}
+    keys = []
     for labelled in found.sets:
         known = {(item.system, item.pooling): item for item in found.chosen.get(labelled.name, ())}
-        for (first, second), pooling in itertools.product(pairs, poolings):
-            one, other = known.get((first, pooling)), known.get((second, None if second == "tfidf" else pooling))
+        best = found.best(labelled.name)
+        for first, second, pooling in ways:
+            if pooling is None:
+                one, other = best.get(first), best.get(second)
+            else:
+                one, other = known.get((first, pooling)), known.get((second, None if second == "tfidf" else pooling))
             if one is None or other is None:
                 continue
-            test = compare(labelled.test.labels, one.probe.predictions, other.probe.predictions)
+            key = (labelled.name, first, second, one.pooling, other.pooling)
+            if key not in tests:
+                tests[key] = compare(labelled.test.labels, one.probe.predictions, other.probe.predictions)
+            keys.append(key)
             results.append(
                 Comparison(
                     set=labelled.name,
@@ -93,15 +129,16 @@ def comparisons(found: Found, poolings: Sequence[str]) -> tuple[Comparison, ...]
                     first_layer=one.layer,
                     second_layer=other.layer,
                     pooling=pooling,
-                    difference=test.difference,
-                    mcnemar=test.mcnemar,
+                    difference=tests[key].difference,
+                    mcnemar=tests[key].mcnemar,
                     adjusted=1.0,
                     different=False,
                 )
             )
-    adjusted = holm([item.mcnemar for item in results]) if results else ()
+    adjusted = dict(zip(tests, holm([test.mcnemar for test in tests.values()]) if tests else (), strict=True))
     return tuple(
-        replace(item, adjusted=value, different=value < 0.05) for item, value in zip(results, adjusted, strict=True)
+        replace(item, adjusted=adjusted[key], different=adjusted[key] < 0.05)
+        for item, key in zip(results, keys, strict=True)
     )
 
 
@@ -113,9 +150,10 @@ def geometry(found: Found, pairs: str | None) -> Iterator[Geometry]:
         pairs: What the pairs are called among it; None: there are none.
     """
     for labelled in found.sets:
+        rows = sample(labelled, LOOKED_AT)
         for facts, encoded in found.systems(labelled.name):
             for pooling, layer in itertools.product(encoded.poolings, range(encoded.layers)):
-                states = found.test_states(labelled, facts.name, layer, pooling)[:LOOKED_AT]
+                states = found.test_states(labelled, facts.name, layer, pooling)[rows]
                 yield Geometry(labelled.name, facts.name, layer, pooling, *_shape(states))
     for facts, encoded in found.systems(pairs) if pairs is not None else ():
         for pooling, layer in itertools.product(encoded.poolings, range(encoded.layers)):
@@ -130,15 +168,20 @@ def similarities(found: Found, poolings: Sequence[str]) -> Iterator[Similarity]:
     place = next((item for item in found.sets if len(found.systems(item.name)) == len(found.models)), None)
     if place is None or len(place.test) < 4:
         return
+    rows, systems = sample(place, _ALIKE), found.systems(place.name)
+    if len(systems) > _ALL_PAIRED + 1:
+        found.notes.append(
+            f"CKA is between the first {_ALL_PAIRED + 1} of {len(systems)} models and random twins alone"
+        )
     for pooling in poolings:
         layers = {
-            facts.name: [
-                found.test_states(place, facts.name, layer, pooling)[:LOOKED_AT] for layer in range(encoded.layers)
-            ]
-            for facts, encoded in found.systems(place.name)[: _ALL_PAIRED + 1]
+            facts.name: [found.test_states(place, facts.name, layer, pooling)[rows] for layer in range(encoded.layers)]
+            for facts, encoded in systems[: _ALL_PAIRED + 1]
             if pooling in encoded.poolings
         }
-        for first, second in itertools.combinations_with_replacement(layers, 2):
+        pairs = list(itertools.combinations_with_replacement(layers, 2))
+        # disable=None: hidden where the output is no terminal.
+        for first, second in tqdm.tqdm(pairs, desc=f"CKA, {pooling}", unit="pair", disable=None):
             values = linear_cka_matrix(layers[first], layers[second])
             yield Similarity(place.name, first, second, pooling, tuple(tuple(map(float, row)) for row in values))
 
@@ -146,16 +189,12 @@ def similarities(found: Found, poolings: Sequence[str]) -> Iterator[Similarity]:
 def predictions(found: Found) -> Iterator[Predictions]:
     """What every system says of the test examples, at the pooling that cross-validation prefers."""
     for labelled in found.sets:
-        best: dict[str, Chosen] = {}
-        for item in found.chosen.get(labelled.name, ()):
-            if item.system not in best or _validated(item) > _validated(best[item.system]):
-                best[item.system] = item
-        for system, item in best.items():
+        for system, item in found.best(labelled.name).items():
             yield _predictions(found, labelled, system, item)
 
 
-def _validated(item: Chosen) -> float:
-    return item.probe.cv_accuracy or 0.0
+def _preference(item: Chosen) -> tuple[float, int, str]:
+    return preference(item.probe.cv_accuracy, item.layer, item.pooling)
 
 
 def _predictions(found: Found, labelled: LabelledSet, system: str, item: Chosen) -> Predictions:

@@ -296,12 +296,17 @@ class Report:
         ]
         whole = max((score.train_size for score in found), default=0)
         found = [score for score in found if score.train_size == whole]
-        return max(found, key=lambda score: (score.cv_accuracy or 0.0, score.layer or 0), default=None)
+        return max(found, key=lambda score: preference(score.cv_accuracy, score.layer, score.pooling), default=None)
 
     def write(self, path: Path) -> None:
         """Stores the report as JSON."""
         text = json.dumps({"format": FORMAT} | asdict(self), indent=1, ensure_ascii=False)
         path.write_text(text + "\n", encoding="utf-8")
+
+
+def preference(cv_accuracy: float | None, layer: int | None, pooling: str | None) -> tuple[float, int, str]:
+    """What representations are chosen by, the greatest first: cross-validation, the layer, the name of the pooling."""
+    return cv_accuracy or 0.0, layer or 0, pooling or ""
 
 
 def read_report(path: Path) -> Report:

@@ -3,6 +3,7 @@
 import datetime
 import itertools
 import platform
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,17 +16,17 @@ import tqdm
 from pretrain import __version__
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
-from probes.arguments import Settings
+from probes.arguments import RANDOM, Settings
 from probes.encoding.encode import encode
 from probes.encoding.pairs import read_pairs
 from probes.encoding.probed_model import ProbedModel, open_model
-from probes.findings import LOOKED_AT, Chosen, Found, comparisons, geometry, predictions, similarities
+from probes.findings import LOOKED_AT, Chosen, Found, comparisons, geometry, predictions, sample, similarities
 from probes.probing.controls import majority, tfidf
 from probes.probing.sampling import curve_sizes
 from probes.probing.scores import ProbeScore, probe_scores
 from probes.reporting import write_projector
-from probes.results import Report, Score, SetFacts
-from probes.sets import LabelledSet, find_overlaps, load_set
+from probes.results import ModelFacts, Report, Score, SetFacts
+from probes.sets import REGISTRY, LabelledSet, find_overlaps, load_set
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class ProbingRun:
         self._encode()
         for labelled in self.found.sets:
             self._probe(labelled)
-        return self._report()
+        return self.ranks.on_main(self._report)
 
     def _read_sets(self) -> None:
         settings = self.settings
@@ -65,7 +66,9 @@ class ProbingRun:
             if labelled is None:
                 continue
             if any(other.name == labelled.name for other in self.found.sets):
-                self._problem(f"{spec}: a second set called {labelled.name!r}; name it, as in NAME={spec}")
+                where = re.sub(r"^\w[\w.-]*=", "", spec)
+                remedy = "leave it out" if where in (*REGISTRY, "reviews") else f"name it, as in NAME={where}"
+                self._problem(f"{spec}: a second set called {labelled.name!r}; {remedy}")
             else:
                 self.found.sets.append(labelled)
         if settings.pairs is not None:
@@ -75,19 +78,30 @@ class ProbingRun:
 
     def _encode(self) -> None:
         """Encodes every set with every model and its random twin, one model in memory at a time."""
-        twins: set[str] = set()
+        twins: dict[str, str | None] = {}
         for name, path in self.settings.models.items():
             model = self._try(partial(self._open, path, random=False))
-            if model is None:
+            facts = self._encode_with(model, name, None) if model is not None else None
+            if model is None or facts is None:
                 continue
-            self._encode_with(model, name, None)
+            place, kind = len(self.found.models), model.kind
+            self.found.models.append(facts)
             del model
-            twin = self._try(partial(self._open, path, random=True)) if self.settings.random_twins else None
-            if twin is not None and twin.fingerprint not in twins:  # models of one architecture share a twin
-                twins.add(twin.fingerprint)
-                self._encode_with(twin, f"{name} (random weights)", name)
+            if self.settings.random_twins:
+                if kind not in twins:
+                    twins[kind] = self._encode_twin(name, path)
+                self.found.models[place] = replace(facts, twin=twins[kind])
         if not self.found.models:
             raise DiptychError("no model could be probed: " + "; ".join(self.problems))
+
+    def _encode_twin(self, name: str, path: str) -> str | None:
+        """Encodes with the random twin of a model; returns what it is called, or None if it could not be done."""
+        model = self._try(partial(self._open, path, random=True))
+        facts = self._encode_with(model, f"{name}{RANDOM}", name) if model is not None else None
+        if facts is None:
+            return None
+        self.found.models.append(facts)
+        return facts.name
 
     def _open(self, path: str, *, random: bool) -> ProbedModel:
         settings = self.settings
@@ -99,15 +113,19 @@ class ProbingRun:
             trust_remote_code=settings.trust_remote_code,
         )
 
-    def _encode_with(self, model: ProbedModel, name: str, twin_of: str | None) -> None:
+    def _encode_with(self, model: ProbedModel, name: str, twin_of: str | None) -> ModelFacts | None:
+        """Encodes every set and the pairs; returns the model's facts, or None if it could encode none."""
         settings = self.settings
         poolings = [pooling for pooling in settings.poolings if pooling != "pred" or model.predictors]
-        if len(poolings) < len(settings.poolings):
-            self._say(f"note: {name} was not trained with [PRED] tokens: it has no pooling pred")
+        if not poolings:
+            self._problem(f"{name}: was not trained with [PRED] tokens, and no other pooling is asked for")
+            return None
+        if len(poolings) < len(settings.poolings) and twin_of is None:
+            self._note(f"{name} was not trained with [PRED] tokens, so it has no pooling pred")
         texts = {labelled.name: [*labelled.train.texts, *labelled.test.texts] for labelled in self.found.sets}
         if self.pairs is not None:
             texts[str(settings.pairs)] = [*self.pairs[0], *self.pairs[1]]
-        for place, wanted in texts.items() if poolings else ():
+        for place, wanted in texts.items():
             try:
                 encoded = encode(
                     replace(model, name=name),
@@ -124,13 +142,15 @@ class ProbingRun:
             self.found.encoded[name, place] = encoded
             for note in encoded.notes:
                 self._say(f"note: {note}")
-        if any(system == name for system, _ in self.found.encoded):
-            self.found.models.append(model.facts(name, twin_of))
+        return model.facts(name, twin_of) if any(system == name for system, _ in self.found.encoded) else None
 
     def _probe(self, labelled: LabelledSet) -> None:
         """All probes of a set: every layer with one seed, then the chosen ones with all seeds, sizes and controls."""
         name, num_train, seeds = labelled.name, len(labelled.train), range(self.settings.seeds)
-        sizes = (*(self.settings.sizes or curve_sizes(num_train)), num_train)
+        asked, classes = self.settings.sizes or curve_sizes(num_train), len(labelled.label_names)
+        sizes = (*(size for size in asked if size >= classes), num_train)
+        if few := [f"{size:,}" for size in asked if size < classes]:
+            self._note(f"{name}: train sizes below its {classes} classes are left out ({', '.join(few)})")
         tasks = [
             (facts.name, pooling, layer)
             for facts, encoded in self.found.systems(name)
@@ -158,10 +178,11 @@ class ProbingRun:
             return (*curve[:-1], replace(curve[-1], cv_accuracy=probe.cv_accuracy)), shuffled
 
         for task, results in zip(chosen, self._shared(f"{name}: chosen layers", chosen, deepen), strict=True):
-            if results is None:
+            system, pooling, layer = task
+            if results is None:  # nothing of this pooling then: another layer would not be the chosen one
+                swept |= {other: None for other in swept if other[:2] == task[:2]}
                 continue
             curve, shuffled = results
-            system, pooling, layer = task
             swept[task] = curve[-1]
             self.found.chosen.setdefault(name, []).append(Chosen(system, pooling, layer, curve[-1]))
             self.scores += [probe.score(name, system, layer, pooling) for probe in (*curve[:-1], shuffled)]
@@ -188,16 +209,19 @@ class ProbingRun:
         name, train, test, classes = labelled.name, labelled.train, labelled.test, len(labelled.label_names)
 
         def words() -> tuple[ProbeScore, ...]:
-            return tfidf(
-                train.texts,
-                train.labels,
-                test.texts,
-                test.labels,
-                num_classes=classes,
-                sizes=sizes,
-                seeds=seeds,
-                place=f"{name}, tfidf",
-            )
+            try:
+                return tfidf(
+                    train.texts,
+                    train.labels,
+                    test.texts,
+                    test.labels,
+                    num_classes=classes,
+                    sizes=sizes,
+                    seeds=seeds,
+                    place=f"{name}, tfidf",
+                )
+            except ValueError as error:  # of scikit-learn
+                raise DiptychError(f"{name}, tfidf: {_line(error)}") from error
 
         curves = {
             "majority": (majority(train.labels, test.labels, classes),),
@@ -218,6 +242,8 @@ class ProbingRun:
                 own.append((number, work(tasks[number]), None))
             except DiptychError as error:
                 own.append((number, None, str(error)))
+            except ValueError as error:  # of scikit-learn
+                own.append((number, None, f"{title}, {', '.join(map(str, tasks[number]))}: {_line(error)}"))
         results: list[T | None] = [None] * len(tasks)
         for number, result, problem in sorted(itertools.chain(*self.ranks.gather(own)), key=lambda item: item[0]):
             results[number] = result
@@ -237,6 +263,10 @@ class ProbingRun:
         self.problems.append(text)
         self._say(f"problem: {text}")
 
+    def _note(self, text: str) -> None:
+        self.found.notes.append(text)
+        self._say(f"note: {text}")
+
     def _say(self, text: str) -> None:
         if self.ranks.is_main:
             tqdm.tqdm.write(text)
@@ -245,6 +275,7 @@ class ProbingRun:
         """Stores the test texts of every set for TensorBoard's Projector, as each trained model reads them best."""
         trained = {facts.name for facts in self.found.models if facts.random_twin_of is None}
         for labelled in self.found.sets:
+            rows = sample(labelled, LOOKED_AT)
             for item in self.found.chosen.get(labelled.name, ()):
                 if item.system not in trained or item.layer is None or item.pooling is None:
                     continue
@@ -252,9 +283,9 @@ class ProbingRun:
                 write_projector(
                     folder,
                     f"{labelled.name}, {item.system}, {item.pooling}, layer {item.layer}",
-                    states[:LOOKED_AT],
-                    [labelled.label_names[label] for label in labelled.test.labels[:LOOKED_AT]],
-                    labelled.test.texts[:LOOKED_AT],
+                    states[rows],
+                    [labelled.label_names[label] for label in labelled.test.labels[rows]],
+                    [labelled.test.texts[row] for row in rows],
                 )
 
     def _report(self) -> Report:
@@ -286,11 +317,16 @@ class ProbingRun:
                 for facts in found.models
             },
             problems=tuple(self.problems),
+            notes=tuple(found.notes),  # after everything that adds to them
         )
 
 
 def _validated(probe: ProbeScore | None) -> float:
     return (probe.cv_accuracy if probe is not None else None) or 0.0
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _set_facts(labelled: LabelledSet, overlaps: tuple[str, ...]) -> SetFacts:

@@ -44,14 +44,15 @@ logging: {tensorboard: true, every: 2}
 
 @pytest.mark.ranks
 def test_probes_change_nothing(tmp_path: Path) -> None:
-    runs = {"without": (1, 0, 0), "with": (1, 0, 2), "ranks": (2, 3, 3)}
+    runs = {"without": (1, 0, 0), "with": (1, 0, 2), "ranks without": (2, 3, 0), "ranks": (2, 3, 3)}
     for name, (ranks, stage, every) in runs.items():
         settings = [f"run.folder={tmp_path / name}", f"probe.every={every}", f"deepspeed.zero_stage={stage}"]
         output = run_ranks("-m pretrain", ranks, config(tmp_path), *settings, timeout=TIMEOUT)[0].output
         assert ("probe: accuracy" in output) == bool(every)
-    without, probed, ranked = (load_file(tmp_path / name / "export" / "model.safetensors") for name in runs)
-    assert all(torch.equal(tensor, probed[name]) for name, tensor in without.items())
-    assert all(torch.allclose(tensor, ranked[name], atol=1e-4) for name, tensor in without.items())
+    # One rank and two are not compared: attention dropout draws per rank.
+    weights = {name: load_file(tmp_path / name / "export" / "model.safetensors") for name in runs}
+    for without, probed in (("without", "with"), ("ranks without", "ranks")):
+        assert all(torch.equal(tensor, weights[probed][name]) for name, tensor in weights[without].items())
 
     rows = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
     found = {row["step"]: row for row in rows if "probe/accuracy" in row}

@@ -17,7 +17,7 @@ from probes.encoding.cache import CacheFolder, FloatArray, Memory, Shape, Store
 from probes.encoding.forward import pooled
 from probes.encoding.pooling import POOLINGS
 from probes.encoding.probed_model import ProbedModel
-from probes.encoding.rows import Batch, lay_out, make_batches
+from probes.encoding.rows import Batch, Rows, lay_out, make_batches
 
 WINDOW_TEXTS = 256, 8192
 """Fewest and most texts that are sorted by length together."""
@@ -91,7 +91,8 @@ def encode(
         progress: Show a bar on rank 0 of a terminal.
 
     Raises:
-        DiptychError: A pooling that the model has not, a state that is not finite, or a cache that cannot be written.
+        DiptychError: A pooling that the model has not, a forward pass that fails, a state that is not finite, or a
+            cache that cannot be written.
     """
     ranks = ranks or Ranks(0, 1, model.device)
     if batch_tokens is None:
@@ -211,19 +212,29 @@ class _Job:
         bar: "tqdm.tqdm[NoReturn]",
     ) -> list[int]:
         """Sets the pooled states of the texts of some batches; returns the numbers of those texts."""
-        model, done = self.model, []
+        done: list[int] = []
         for batch in batches:
             rows = lay_out(batch, tokens, self.appended)
-            try:
-                states = pooled(model.base, rows, model.way, self.poolings)
-            except torch.OutOfMemoryError:
-                raise DiptychError(
-                    f"{model.name}: out of memory on the device at {rows.ids.numel():,} tokens; lower batch_tokens"
-                ) from None
-            values[:, :, rows.numbers] = states.cpu().numpy()
+            values[:, :, rows.numbers] = self._pooled(rows)
             done += rows.numbers.tolist()
             bar.update(len(rows.numbers))
         return done
+
+    def _pooled(self, rows: Rows) -> FloatArray:
+        model = self.model
+        try:
+            states: FloatArray = pooled(model.base, rows, model.way, self.poolings).cpu().numpy()
+        except torch.OutOfMemoryError:
+            raise DiptychError(
+                f"{model.name}: out of memory on the device at {rows.ids.numel():,} tokens; lower batch_tokens"
+            ) from None
+        except (RuntimeError, IndexError, ValueError) as error:  # such as a text beyond a context that no config says
+            message = " ".join(str(error).split())[:300]
+            raise DiptychError(
+                f"{model.name}: its forward pass fails at texts of up to {int((rows.stops - rows.starts).max()):,} "
+                f"tokens ({message}); try shorter texts (max_tokens)"
+            ) from error
+        return states
 
     @torch.inference_mode()
     def _check(self, values: FloatArray, tokens: Sequence[Sequence[int]], start: int) -> None:
@@ -232,8 +243,8 @@ class _Job:
             return
         model = self.model
         for text in np.flatnonzero(np.any(~np.isfinite(values), axis=(0, 1, 3))).tolist():
-            states = pooled(model.base, lay_out([[text]], tokens, self.appended), model.way, self.poolings)
-            broken = np.flatnonzero(~np.isfinite(states.cpu().numpy()).all(axis=(1, 2, 3)))
+            states = self._pooled(lay_out([[text]], tokens, self.appended))
+            broken = np.flatnonzero(~np.isfinite(states).all(axis=(1, 2, 3)))
             if len(broken):
                 shown = " ".join(self.texts[start + text].split())[:60]
                 raise DiptychError(

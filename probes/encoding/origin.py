@@ -51,7 +51,7 @@ def checkpoints_of(run: Path) -> list[Path]:
     """
     if not (run / "checkpoints").is_dir():
         raise DiptychError(f"{run}: is no run folder: it has no checkpoints")
-    found = [path for path in sorted((run / "checkpoints").glob("step_????????")) if is_checkpoint(path)]
+    found = [path for path in sorted((run / "checkpoints").glob("step_" + "[0-9]" * 8)) if is_checkpoint(path)]
     if not found:
         raise DiptychError(f"{run}: the run has no checkpoint yet")
     return found

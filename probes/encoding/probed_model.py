@@ -34,6 +34,8 @@ class ProbedModel:
         parameters: Their number, the head's included.
         way: How it is run.
         fingerprint: SHA-256 (hex) of config and weights; of a random twin, of what they are made from.
+        kind: SHA-256 (hex) of all but the weights: config, tokenizer, bos and predictors. Models of one kind share a
+            random twin.
         context: Most positions; None: not known.
         random_seed: Seed of random weights; None: a trained model.
         run: Folder of its training run, if known.
@@ -52,6 +54,7 @@ class ProbedModel:
     parameters: int
     way: Way
     fingerprint: str
+    kind: str
     context: int | None
     random_seed: int | None = None
     run: str | None = None
@@ -130,9 +133,15 @@ def open_model(
         folders = [folder] if base_folder is None else [folder, base_folder]
         print_of_weights = None if random else fingerprint(folders)
     lm, tokenizer = loaded.lm, loaded.tokenizer
+    appended = _predictors(given, tokenizer, origin, predictors)
+    config = {key: value for key, value in lm.config.to_dict().items() if key not in ("_name_or_path", "dtype")}
+    kind = _digest([config, tokenizer.fingerprint, loaded.bos, appended])
     if random:
+        import transformers
+
         lm = _random_twin(lm, seed=seed, trust_remote_code=trust_remote_code)
-        print_of_weights = _random_fingerprint(lm, seed)
+        made = {"config": config, "seed": seed, "torch": torch.__version__, "transformers": transformers.__version__}
+        print_of_weights = _digest(made)
         origin = replace(origin, name=f"{origin.name} (random weights)", run=None, step=None, tokens=None)
     lm = lm.to(device or torch.device("cpu")).eval()
     lm.set_attn_implementation(plain_attention(lm))
@@ -147,11 +156,12 @@ def open_model(
         base=lm.base_model,
         tokenizer=tokenizer,
         bos=loaded.bos,
-        predictors=_predictors(given, tokenizer, origin, predictors),
+        predictors=appended,
         architecture=lm.config.model_type,
         parameters=num_parameters(lm),
         way=way,
         fingerprint=print_of_weights,
+        kind=kind,
         context=context_length(lm),
         random_seed=seed if random else None,
         run=origin.run,
@@ -182,9 +192,5 @@ def _random_twin(lm: Any, *, seed: int, trust_remote_code: bool) -> Any:
     return twin.to(lm.dtype)
 
 
-def _random_fingerprint(lm: Any, seed: int) -> str:
-    import transformers
-
-    config = {key: value for key, value in lm.config.to_dict().items() if key not in ("_name_or_path", "dtype")}
-    made = {"config": config, "seed": seed, "torch": torch.__version__, "transformers": transformers.__version__}
-    return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -33,7 +33,7 @@ class Rows:
     Attributes:
         numbers: Number of each text; shape [texts].
         ids: Token ids, shape [rows, length].
-        positions: Position ids, 0 where a text begins; shape [rows, length].
+        positions: Position ids, 0 where a text begins and in padding; shape [rows, length].
         segments: Number of the text within its row, one more for padding; shape [rows, length].
         starts: Flat position of each text's first token; shape [texts].
         stops: Flat position after its own last one; shape [texts].
@@ -107,8 +107,7 @@ def lay_out(batch: Batch, tokens: Sequence[Sequence[int]], appended: Sequence[in
             first = place * length + at
             spans.append((first, first + own, place * length + stop - 1))
             at = stop
-        segments[place, at:] = len(row)
-        positions[place, at:] = np.arange(length - at)
+        segments[place, at:] = len(row)  # padding, whose positions stay 0: a row may be longer than the context
     starts, stops, ends = torch.tensor(spans, dtype=torch.int64).T.contiguous()
     return Rows(
         numbers=np.array([number for row in batch for number in row], dtype=np.int64),

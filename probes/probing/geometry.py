@@ -1,7 +1,7 @@
 """The shape of a cloud of representations, how near paired texts lie, and how alike two clouds are.
 
 Everything goes through sums over rows, taken in float64 block by block: the memory is that of a [width, width] matrix
-and a block of rows, whatever the number of texts, and no [texts, texts] matrix ever exists.
+and a block of rows, whatever the number of texts. A [texts, texts] matrix is taken only where that is the smaller one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -155,7 +155,8 @@ def linear_cka_matrix(first: Sequence[Matrix], second: Sequence[Matrix]) -> Arra
 
     Centred kernel alignment with linear kernels (arXiv 1905.00414) from the unbiased estimate of HSIC (Song et al.
     2012), as in arXiv 2010.15327: the plain estimate gives unrelated representations about width / (texts + width),
-    this one 0 on average. Computed from [width, width] products. Rotation, shift and scale change nothing.
+    this one 0 on average. Rotation, shift and scale change nothing. Computed from [width, width] products; between
+    representations wider than the number of texts from their [texts, texts] kernels, each of which is made once.
 
     Args:
         first: Representations [texts, width], such as the layers of one model; widths may differ.
@@ -178,12 +179,13 @@ def linear_cka_matrix(first: Sequence[Matrix], second: Sequence[Matrix]) -> Arra
 
 
 class _Side:
-    """What CKA needs of one representation: centre, squared lengths and row sums of its kernel, and its own HSIC."""
+    """What CKA needs of one representation: centre, kernel if that is smaller, its diagonal, and its own HSIC."""
 
     def __init__(self, x: Matrix) -> None:
         self.x, self.centre = x, _mean(x)
         # Of centred rows: they sum to zero, so that the kernel without its diagonal has the row sums −|x|².
         self.lengths = np.concatenate([np.square(x[rows] - self.centre).sum(axis=1) for rows in _blocks(len(x))])
+        self.kernel = _rows_product(x - self.centre) if len(x) < x.shape[1] else None
         self.own = 0.0 if _equal_rows(self.lengths.sum(), self.centre, len(x)) else _hsic(self, self)
 
 
@@ -197,7 +199,10 @@ def _hsic(first: _Side, second: _Side) -> float:
     """Unbiased HSIC times n (n − 3): the kernels K and L without their diagonals, of centred rows."""
     count = len(first.x)
     across = first.lengths @ second.lengths
-    trace = np.square(_product(first.x, second.x, first.centre, second.centre)).sum() - across
+    if first.kernel is None or second.kernel is None:
+        trace = np.square(_product(first.x, second.x, first.centre, second.centre)).sum() - across
+    else:
+        trace = np.vdot(first.kernel, second.kernel) - across
     sums = first.lengths.sum() * second.lengths.sum() / ((count - 1) * (count - 2))
     return float(trace + sums - 2 * across / (count - 2))
 

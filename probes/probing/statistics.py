@@ -1,17 +1,19 @@
-"""How sure a score is, and whether two systems differ: bootstrap over test examples, exact McNemar, Holm."""
+"""How sure a score is, and whether two systems differ: bootstrap over test examples, Wilson, exact McNemar, Holm."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest  # type: ignore[import-untyped]
+from scipy.stats import binomtest, norm  # type: ignore[import-untyped]
 
 from pretrain.errors import DiptychError
 from probes.results import Estimate
 
 RESAMPLES = 5000
 LEVEL = 0.95
+FEW = 10  # errors or hits, below which the bootstrap of an accuracy is too narrow
 _BLOCK = 1 << 22  # entries of one block of resamples: 32 MB
 
 Array = NDArray[np.float64]
@@ -22,8 +24,10 @@ class TestScores:
     """Scores of a system on the test examples, averaged over seeds.
 
     Attributes:
-        accuracy: Share of examples that are right.
-        macro_f1: Mean F1 of the classes that occur among the gold or predicted labels, as in scikit-learn.
+        accuracy: Share of examples that are right. Its interval covers near 0 and 100 % too.
+        macro_f1: Mean F1 of the classes that occur among the gold or predicted labels, as in scikit-learn. Its
+            interval is the bootstrap's alone, without the correction that accuracy has: with few errors, or a class of
+            few examples, it is too narrow, and where all examples are right it has no width.
     """
 
     __test__ = False  # not a class of tests
@@ -53,7 +57,12 @@ def score_predictions(
     A resample draws as many test examples as there are, with replacement, and keeps what all seeds say of each. Only
     the number of draws of each (gold, predictions) pattern matters, and these numbers are multinomial: drawing them
     directly is the same bootstrap at a fraction of the time. The interval speaks of other test examples, not of other
-    training sets; ``std`` speaks of the seeds. Where all examples are right, the interval has no width.
+    training sets; ``std`` speaks of the seeds.
+
+    With few errors the bootstrap is too narrow, and without errors it has no width. Where fewer than ``FEW`` examples
+    are wrong, or right, the interval of the accuracy therefore is the union of the bootstrap's and of Wilson's score
+    interval at the mean over seeds. That takes the seeds as one, and so is never narrower than it ought to be. Macro-F1
+    has no such correction: its interval is too narrow there.
 
     Args:
         gold: Labels [num_test].
@@ -79,7 +88,7 @@ def score_predictions(
         drawn = [by_seed(score, draws).mean(axis=0) for draws in _resampled(counts, resamples, seed, num_classes**2)]
         return _estimate(by_seed(score, counts[None].astype(np.float64))[:, 0], np.concatenate(drawn))
 
-    return TestScores(accuracy=estimate(_accuracy), macro_f1=estimate(_macro_f1))
+    return TestScores(accuracy=_widened(estimate(_accuracy), len(gold_labels)), macro_f1=estimate(_macro_f1))
 
 
 def compare(
@@ -178,6 +187,18 @@ def _resampled(counts: NDArray[np.int64], resamples: int, seed: int, width: int 
 def _estimate(by_seed: Array, drawn: Array) -> Estimate:
     low, high = _interval(drawn)
     return Estimate(float(by_seed.mean()), low, high, float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None)
+
+
+def _widened(accuracy: Estimate, count: int) -> Estimate:
+    """With Wilson's interval, where few examples are wrong or right."""
+    share = accuracy.value
+    if round(count * min(share, 1 - share), 6) >= FEW:
+        return accuracy
+    z = float(norm.ppf((1 + LEVEL) / 2))
+    middle, shrink = share + z * z / (2 * count), 1 + z * z / count
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    low, high = (middle - half) / shrink, (middle + half) / shrink
+    return replace(accuracy, low=max(0.0, min(accuracy.low, low)), high=min(1.0, max(accuracy.high, high)))
 
 
 def _interval(drawn: Array) -> tuple[float, float]:

@@ -22,11 +22,27 @@ from probes.reporting.canvas import (
     pens,
 )
 from probes.reporting.geometry_charts import draw_geometry
-from probes.reporting.lookup import poolings
+from probes.reporting.lookup import named, poolings
 from probes.reporting.palette import MARKERS, SERIES, light
-from probes.reporting.phrases import counted, percent, pooling_title, shortened, system_title
+from probes.reporting.phrases import counted, percent, pooling_title, shortened
 from probes.reporting.series import Level, Line, layer_lines, learning_lines, levels, training_lines
 from probes.results import Predictions, Report, SetFacts, Similarity
+
+FILE_NAME = re.compile(r"(layers|learning|training|geometry|cka|projection)(-[a-z0-9-]*)?\.png")
+"""What the picture of a chart may be called."""
+
+NOTES = {
+    "layers": "Bands are 95 % intervals over test examples; dashed lines with hollow markers are random weights. "
+    "Layer 0 is the embeddings.",
+    "learning": "At the layer that cross-validation chose with all training examples. Bands are 95 % intervals over "
+    "test examples; they leave out the variation over training subsets.",
+    "training": "Checkpoints of one run, each at the layer that cross-validation chose.",
+    "geometry": "Effective rank is RankMe; anisotropy is the mean cosine of two different texts; margin, retrieval@1 "
+    "and MRR are about texts that mean the same.",
+    "similarity": "Linear CKA: 1 where two layers hold the same up to rotation and scale.",
+    "projection": "The two principal components of some test examples, marked by their gold label.",
+}
+"""What must be known to read the charts of a kind."""
 
 _MOST_POINTS = 400
 
@@ -140,10 +156,11 @@ def _similarities(report: Report, names: _Names) -> Iterator[Chart]:
         name = names.new("cka", one.texts, one.first, one.second, one.pooling)
         last = one.values[-1][-1]
         label = (
-            f"Linear CKA between the layers of {one.first} and of {one.second} on {one.texts}, "
+            f"Linear CKA between the layers of {named(report, one.first)} and of {named(report, one.second)} on "
+            f"{one.texts}, "
             f"{pooling_title(one.pooling)}: {last:.2f} between the last layers."
         )
-        drawn = _heat_map(one, titles.get(one.texts, one.texts), name, label)
+        drawn = _heat_map(report, one, titles.get(one.texts, one.texts), name, label)
         where = one.texts if one.texts in titles else None
         yield Chart(name, "similarity", label, where, one.pooling, drawn.svg, drawn.png)
 
@@ -156,9 +173,10 @@ def _projections(report: Report, names: _Names) -> Iterator[Chart]:
                 shown = min(len(one.points), _MOST_POINTS)
                 label = (
                     f"{counted(shown, 'test example')} of {facts.title} on the two principal components of "
-                    f"{one.system}, layer {one.layer}, {pooling_title(one.pooling)}, marked by gold label."
+                    f"{named(report, one.system)}, layer {one.layer}, {pooling_title(one.pooling)}, "
+                    "marked by gold label."
                 )
-                drawn = _scatter(one, facts, name, label)
+                drawn = _scatter(report, one, facts, name, label)
                 yield Chart(name, "projection", label, facts.name, None, drawn.svg, drawn.png)
 
 
@@ -227,7 +245,7 @@ def _short(value: float, _: object = None) -> str:
     return f"{value:g}"
 
 
-def _heat_map(one: Similarity, texts: str, name: str, label: str) -> Drawn:
+def _heat_map(report: Report, one: Similarity, texts: str, name: str, label: str) -> Drawn:
     title = f"{shortened(texts, 20)} · {pooling_title(one.pooling)}"
     figure, axes = paper(title, width=NARROW, height=2.45, sides=(0.5, 0.6))
     image = axes.imshow(
@@ -235,9 +253,9 @@ def _heat_map(one: Similarity, texts: str, name: str, label: str) -> Drawn:
     )
     for side in axes.spines.values():
         side.set_visible(False)
-    for axis, named in ((axes.xaxis, one.second), (axes.yaxis, one.first)):
+    for axis, model in ((axes.xaxis, one.second), (axes.yaxis, one.first)):
         axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        axis.set_label_text(f"layer of {shortened(system_title(named), 30)}")
+        axis.set_label_text(f"layer of {shortened(named(report, model), 30)}")
     box = axes.get_position()
     bar = figure.colorbar(image, cax=figure.add_axes((box.x1 + 0.03, box.y0, 0.03, box.height)), ticks=[0, 0.5, 1])
     bar.outline.set_visible(False)
@@ -245,12 +263,12 @@ def _heat_map(one: Similarity, texts: str, name: str, label: str) -> Drawn:
     return finish(figure, name, label)
 
 
-def _scatter(one: Predictions, facts: SetFacts, name: str, label: str) -> Drawn:
+def _scatter(report: Report, one: Predictions, facts: SetFacts, name: str, label: str) -> Drawn:
     # Every n-th, so that large reports stay small.
     step = -(-len(one.points) // _MOST_POINTS)
     points, labels = np.array(one.points[::step]), np.array(one.point_labels[::step])
     columns, rows = legend_rows(facts.label_names, NARROW)
-    where = f"{shortened(facts.title, 20)} · {shortened(system_title(one.system), 20)}"
+    where = f"{shortened(facts.title, 20)} · {shortened(named(report, one.system), 20)}"
     figure, axes = paper(where, width=NARROW, height=2.35, legend=rows, sides=(0.12, 0.12))
     handles: list[Any] = []
     for number in range(len(facts.label_names)):

@@ -7,7 +7,7 @@ from pretrain.errors import DiptychError
 from pretrain.preparation.workers import write_text, write_whole
 from probes.reporting import markdown, page
 from probes.reporting.canvas import PNG_MARK
-from probes.reporting.charts import draw_charts
+from probes.reporting.charts import FILE_NAME, draw_charts
 from probes.results import Report, read_report
 
 
@@ -15,7 +15,7 @@ def write_report(report: Report, folder: Path) -> Path:
     """Writes ``index.html``, ``report.md``, ``report.json`` and ``figures/*.png``.
 
     Each file is there whole or not at all. Other files in the folder stay; a file of these names is replaced only if it
-    is from an earlier report.
+    is from an earlier report, and pictures of an earlier report that this one does not have go.
 
     Returns:
         The path of ``index.html``.
@@ -24,22 +24,42 @@ def write_report(report: Report, folder: Path) -> Path:
         DiptychError: A file of such a name is not from a report, or the folder cannot be written.
     """
     charts = draw_charts(report)
+    check_folder(folder)
     index = folder / "index.html"
     pictures = {folder / "figures" / f"{chart.name}.png": chart.png for chart in charts}
-    _check(folder / "report.json", _is_json)
-    _check(folder / "report.md", lambda path: _begins(path, markdown.MARK))
-    _check(index, lambda path: _begins(path, 'content="Diptych probing report"'))
-    for path in pictures:
-        _check(path, lambda path: _begins(path, PNG_MARK))
     try:
         for path, picture in pictures.items():
             write_whole(path, _writer(picture))
         write_whole(folder / "report.json", report.write)
         write_text(folder / "report.md", markdown.render(report, charts))
         write_text(index, page.render(report, charts))
+        for path in set(_pictures(folder)) - set(pictures):
+            path.unlink()
     except OSError as error:
         raise DiptychError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
     return index
+
+
+def check_folder(folder: Path) -> None:
+    """Makes sure that a report can go into a folder, before the work that it takes.
+
+    Raises:
+        DiptychError: It is no folder, or a file there has a name of the report's (``index.html``, ``report.md``,
+            ``report.json``, or that of a chart in ``figures``) and no earlier report wrote it.
+    """
+    for place in (folder, folder / "figures"):
+        if place.exists() and not place.is_dir():
+            raise DiptychError(f"{place}: is not a folder; move it, or name another folder for the report")
+    _check(folder / "report.json", _is_json)
+    _check(folder / "report.md", lambda path: _begins(path, markdown.MARK))
+    _check(folder / "index.html", lambda path: _begins(path, 'content="Diptych probing report"'))
+    for path in _pictures(folder):
+        _check(path, lambda path: _begins(path, PNG_MARK))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Files that have the name of a chart's picture."""
+    return [path for path in sorted((folder / "figures").glob("*.png")) if FILE_NAME.fullmatch(path.name)]
 
 
 def _writer(content: bytes) -> Callable[[Path], None]:
@@ -55,8 +75,11 @@ def _check(path: Path, is_own: Callable[[Path], bool]) -> None:
 
 
 def _begins(path: Path, mark: str) -> bool:
-    with path.open("rb") as file:
-        return mark.encode() in file.read(512)
+    try:
+        with path.open("rb") as file:
+            return mark.encode() in file.read(512)
+    except OSError:
+        return False
 
 
 def _is_json(path: Path) -> bool:

@@ -6,8 +6,7 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator
 
 from probes.reporting.canvas import WIDE, Drawn, draw_line, finish, key, legend_rows, sheet
-from probes.reporting.phrases import system_title
-from probes.reporting.series import Line, looks
+from probes.reporting.series import Line, label, looks
 from probes.results import Estimate, Geometry, Report
 
 MEASURES = {
@@ -21,12 +20,12 @@ MEASURES = {
 _ROW, _GAP = 1.15, 0.5
 
 
-def draw_geometry(report: Report, found: Sequence[Geometry], name: str, label: str, title: str) -> Drawn:
+def draw_geometry(report: Report, found: Sequence[Geometry], name: str, about: str, title: str) -> Drawn:
     """The measures that any of ``found`` (of the same texts and pooling) has."""
     measures = [one for one in MEASURES if any(getattr(item, one) is not None for item in found)]
     known = looks(report)
     names = [model for model in known if any(item.model == model for item in found)]
-    labels = [system_title(model) for model in names]
+    labels = [label(report, model) for model in names]
     columns, legend = legend_rows(labels)
     panel_columns = 3 if len(measures) == 3 else 2
     rows = -(-len(measures) // panel_columns)
@@ -48,7 +47,7 @@ def draw_geometry(report: Report, found: Sequence[Geometry], name: str, label: s
             axes.set_xlabel("layer", size=8)
         handles = [draw_line(axes, _line(model, found, measure, *known[model]), scale=1.0) for model in names]
     key(figure, handles, labels, columns)
-    return finish(figure, name, label)
+    return finish(figure, name, about)
 
 
 def _line(model: str, found: Sequence[Geometry], measure: str, look: int, random: bool) -> Line:

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
-from probes.reporting.phrases import CONTROLS, POOLINGS
+from probes.reporting.phrases import CONTROLS, POOLINGS, system_title
 from probes.results import Comparison, Estimate, ModelFacts, Report, Score
+
+_MOST_NAMES = 3
 
 
 def trained(report: Report) -> list[ModelFacts]:
@@ -17,8 +19,22 @@ def twins(report: Report) -> list[ModelFacts]:
 
 
 def twin_of(report: Report, name: str) -> str | None:
-    """The model with random weights that has the architecture of another one."""
-    return next((model.name for model in report.models if model.random_twin_of == name), None)
+    """The model with random weights that has the architecture of a trained one, which others may share."""
+    return next((model.twin for model in report.models if model.name == name), None)
+
+
+def sharers(report: Report, twin: str) -> list[str]:
+    """The trained models whose twin a model with random weights is."""
+    return [model.name for model in trained(report) if model.twin == twin]
+
+
+def named(report: Report, system: str) -> str:
+    """A system for people; random weights that several models share say whose they are."""
+    names = sharers(report, system)
+    if len(names) < 2:
+        return system_title(system)
+    whose = ", ".join(names) if len(names) <= _MOST_NAMES else f"{names[0]} and {len(names) - 1} more"
+    return system_title(f"random weights ({whose})")
 
 
 def controls(report: Report) -> list[str]:
@@ -47,7 +63,7 @@ def whole(report: Report, set_name: str) -> int:
 
 
 def shuffled(report: Report, set_name: str, pooling: str | None = None) -> Score | None:
-    """The best probe with shuffled labels: what a probe reaches with nothing to read."""
+    """The best of all probes with shuffled labels: what a probe reaches with nothing to read."""
     found = [
         score
         for score in report.scores
@@ -56,10 +72,22 @@ def shuffled(report: Report, set_name: str, pooling: str | None = None) -> Score
     return max(found, key=lambda score: score.accuracy.value, default=None)
 
 
+def shuffled_twin(report: Report, score: Score) -> Score | None:
+    """The same probe (system, layer, pooling, training examples) with shuffled labels."""
+    return next((one for one in report.scores if one.shuffled and _probe(one) == _probe(score)), None)
+
+
+def _probe(score: Score) -> tuple[object, ...]:
+    return score.set, score.system, score.layer, score.pooling, score.train_size
+
+
 def compared(report: Report, set_name: str, first: str, second: str, pooling: str | None) -> Comparison | None:
-    """The comparison of two systems, turned so that ``first`` comes first; of any pooling where that is None."""
+    """The comparison of two systems, turned so that ``first`` comes first.
+
+    With a pooling, both at that one; with None, each at the pooling that cross-validation chose.
+    """
     for one in report.comparisons:
-        if one.set != set_name or pooling not in (None, one.pooling):
+        if (one.set, one.pooling) != (set_name, pooling):
             continue
         if (one.first, one.second) == (first, second):
             return one
@@ -88,8 +116,7 @@ def clear_best(report: Report, set_name: str, pooling: str | None = None) -> str
     best = ranked(report, set_name, pooling)[:2]
     if len(best) < 2:
         return None
-    at = best[0].pooling or best[1].pooling
-    found = compared(report, set_name, best[0].system, best[1].system, at)
+    found = compared(report, set_name, best[0].system, best[1].system, pooling)
     return best[0].system if found and found.different and found.difference.value > 0 else None
 
 

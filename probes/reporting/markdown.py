@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pretrain.inspection.visible import visible
-from probes.reporting.charts import Chart
-from probes.reporting.lookup import trained
-from probes.reporting.phrases import as_text, counted, moment, system_title
+from probes.reporting.charts import NOTES, Chart
+from probes.reporting.lookup import named, trained
+from probes.reporting.phrases import as_text, counted, moment
 from probes.reporting.summary import summarise
 from probes.reporting.tables import (
     Cell,
@@ -41,6 +41,7 @@ def render(report: Report, charts: Sequence[Chart]) -> str:
         *(f"**{_prose(one)}**" for one in found.headline),
         _listed([*found.sets, *found.cautions]),
         *_section("Problems", _listed(report.problems)),
+        *_section("Notes", _listed(report.notes)),
         *_section("Accuracy", _table(main_table(report))),
         *_section("Accuracy by layer", _pictures(charts, "layers")),
         *_section("Learning curves", _pictures(charts, "learning")),
@@ -98,7 +99,8 @@ def _cell(cell: Cell) -> str:
 
 
 def _pictures(charts: Sequence[Chart], kind: str) -> str:
-    return "\n\n".join(f"![{_text(one.label)}](figures/{one.name}.png)" for one in charts if one.kind == kind)
+    found = [f"![{_text(one.label)}](figures/{one.name}.png)" for one in charts if one.kind == kind]
+    return "\n\n".join([_text(NOTES[kind]), *found]) if found else ""
 
 
 def _confusions(report: Report) -> list[str]:
@@ -106,7 +108,10 @@ def _confusions(report: Report) -> list[str]:
     for facts in report.sets:
         for one in report.predictions:
             if one.set == facts.name and one.confusion:
-                parts += [_heading(facts.title, one.system, where(one)), _table(confusion_table(facts, one))]
+                parts += [
+                    _heading(facts.title, named(report, one.system), where(one)),
+                    _table(confusion_table(facts, one)),
+                ]
     return parts
 
 
@@ -116,14 +121,14 @@ def _wrong(report: Report) -> list[str]:
         for one in report.predictions:
             if one.set == facts.name and one.wrong:
                 parts += [
-                    _heading(facts.title, one.system, where(one)),
+                    _heading(facts.title, named(report, one.system), where(one)),
                     _table(wrong_table(facts, one, _MOST_WRONG)),
                 ]
     return parts
 
 
 def _heading(title: str, system: str, at: str) -> str:
-    return f"### {_text(title)}: {_text(system_title(system))}{f' ({_text(at)})' if at else ''}"
+    return f"### {_text(title)}: {_text(system)}{f' ({_text(at)})' if at else ''}"
 
 
 def _notes(report: Report) -> list[str]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.resources import files
 
-from probes.reporting.charts import Chart
-from probes.reporting.lookup import poolings, trained
+from probes.reporting.charts import NOTES, Chart
+from probes.reporting.lookup import named, poolings, trained
 from probes.reporting.palette import style_sheet
-from probes.reporting.phrases import as_text, counted, moment, pooling_title, system_title
+from probes.reporting.phrases import as_text, counted, moment, pooling_title
 from probes.reporting.pieces import (
     Marks,
     bar,
@@ -40,17 +40,6 @@ from probes.reporting.tables import (
 )
 from probes.results import Predictions, Report, SetFacts
 
-_NOTES = {
-    "layers": "Bands are 95 % bootstrap intervals over test examples; dashed lines with hollow markers are random "
-    "weights. Layer 0 is the embeddings.",
-    "learning": "At the layer that cross-validation chose with all training examples.",
-    "training": "Checkpoints of one run, each at the layer that cross-validation chose.",
-    "geometry": "Effective rank is RankMe; anisotropy is the mean cosine of two different texts; margin, retrieval@1 "
-    "and MRR are about texts that mean the same.",
-    "similarity": "Linear CKA: 1 where two layers hold the same up to rotation and scale.",
-    "projection": "The two principal components of some test examples, marked by their gold label.",
-}
-
 
 def render(report: Report, charts: Sequence[Chart]) -> str:
     """The whole page."""
@@ -60,6 +49,7 @@ def render(report: Report, charts: Sequence[Chart]) -> str:
     parts: list[tuple[str, str, str]] = [
         ("summary", "Summary", _summary(report)),
         ("problems", "Problems", listed(report.problems)),
+        ("notes", "Notes", listed(report.notes)),
         ("accuracy", "Accuracy", _accuracy(report, marks)),
         ("layers", "Accuracy by layer", _charts(charts, "layers", marks)),
         ("learning", "Learning curves", _charts(charts, "learning", marks)),
@@ -143,7 +133,7 @@ def _accuracy(report: Report, marks: Marks) -> str:
 
 def _charts(charts: Sequence[Chart], kind: str, marks: Marks, *, small: bool = False) -> str:
     found = [one for one in charts if one.kind == kind]
-    return note(_NOTES[kind]) + figures(found, marks, small=small) if found else ""
+    return note(NOTES[kind]) + figures(found, marks, small=small) if found else ""
 
 
 def _comparisons(report: Report, marks: Marks) -> str:
@@ -165,33 +155,35 @@ def _geometry(report: Report, charts: Sequence[Chart], marks: Marks) -> str:
     return f"{_charts(charts, 'geometry', marks)}<details>{title}{rows}</details>\n"
 
 
-def _by_set(report: Report, marks: Marks, body: Callable[[SetFacts, list[Predictions]], str]) -> str:
+def _by_set(report: Report, marks: Marks, body: Callable[[Report, SetFacts, list[Predictions]], str]) -> str:
     parts = []
     for facts in report.sets:
-        inner = body(facts, [one for one in report.predictions if one.set == facts.name])
+        inner = body(report, facts, [one for one in report.predictions if one.set == facts.name])
         if inner:
             parts.append(f"<div{marks.of(facts.name)}><h3>{text(facts.title)}</h3>\n{inner}</div>\n")
     return "".join(parts)
 
 
-def _confusions(facts: SetFacts, found: list[Predictions]) -> str:
+def _confusions(report: Report, facts: SetFacts, found: list[Predictions]) -> str:
     grids = "".join(
-        f"<div><h4>{_who(one)}</h4>{confusion(confusion_table(facts, one))}</div>\n" for one in found if one.confusion
+        f"<div><h4>{_who(report, one)}</h4>{confusion(confusion_table(facts, one))}</div>\n"
+        for one in found
+        if one.confusion
     )
     return f'<div class="grids">\n{grids}</div>\n' if grids else ""
 
 
-def _wrong(facts: SetFacts, found: list[Predictions]) -> str:
+def _wrong(report: Report, facts: SetFacts, found: list[Predictions]) -> str:
     return "".join(
-        f"<details{' open' * (not number)}><summary>{_who(one)}</summary>\n"
+        f"<details{' open' * (not number)}><summary>{_who(report, one)}</summary>\n"
         f"{examples(one.wrong, facts.label_names)}</details>\n"
         for number, one in enumerate(one for one in found if one.wrong)
     )
 
 
-def _who(one: Predictions) -> str:
+def _who(report: Report, one: Predictions) -> str:
     at = where(one)
-    return text(system_title(one.system)) + (f" <small>{text(at)}</small>" if at else "")
+    return text(named(report, one.system)) + (f" <small>{text(at)}</small>" if at else "")
 
 
 def _data(report: Report, marks: Marks) -> str:

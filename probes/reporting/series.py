@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from probes.reporting.lookup import controls, runs, shuffled, trained, twins, whole
+from probes.reporting.lookup import controls, named, runs, sharers, shuffled, trained, twins, whole
 from probes.reporting.phrases import CONTROLS, system_title
 from probes.results import Estimate, ModelFacts, Report, Score
 
@@ -38,12 +38,20 @@ class Level:
 
 
 def looks(report: Report) -> dict[str, tuple[int, bool]]:
-    """Number of the colour of every model, and whether it has random weights; such a twin has its model's number."""
+    """Number of a model's colour, and whether it has random weights: such a twin has the number of its first model."""
     numbers = {model.name: number for number, model in enumerate(trained(report))}
     found = {name: (number, False) for name, number in numbers.items()}
     for model in twins(report):
         found[model.name] = (numbers.get(model.random_twin_of or "", len(found)), True)
     return found
+
+
+def label(report: Report, model: str) -> str:
+    """A model in a legend, where there is little room."""
+    names = sharers(report, model)
+    if len(names) < 2:
+        return named(report, model)
+    return "random weights" if len(twins(report)) == 1 else system_title(f"random: {names[0]} + {len(names) - 1} more")
 
 
 def layer_lines(report: Report, set_name: str, pooling: str) -> list[Line]:
@@ -59,7 +67,7 @@ def layer_lines(report: Report, set_name: str, pooling: str) -> list[Line]:
             ),
             key=lambda item: item[0],
         )
-        lines += _line(system_title(name), look, random, found)
+        lines += _line(label(report, name), look, random, found)
     return lines
 
 
@@ -67,7 +75,7 @@ def learning_lines(report: Report, set_name: str, pooling: str) -> list[Line]:
     """Accuracy by training examples, at the layer chosen with all of them; empty if there is one size alone."""
     lines = []
     for name, (look, random) in looks(report).items():
-        lines += _line(system_title(name), look, random, _by_size(report, set_name, name, pooling))
+        lines += _line(label(report, name), look, random, _by_size(report, set_name, name, pooling))
     if not any(len(line.places) > 1 for line in lines):
         return []
     if "tfidf" in controls(report):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from probes.reporting.geometry_charts import MEASURES
-from probes.reporting.lookup import clear_best, controls, trained, twins
+from probes.reporting.lookup import clear_best, controls, named, sharers, trained, twins
 from probes.reporting.phrases import (
     CONTROLS,
     NONE,
@@ -14,9 +14,11 @@ from probes.reporting.phrases import (
     place,
     points,
     pooling_title,
-    system_title,
 )
 from probes.results import Predictions, Report, Score, SetFacts
+
+_OWN = "each at its chosen pooling"
+_SENTIMENT = {False: "yes", True: "no (control)", None: "not known"}
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,13 @@ def main_table(report: Report, pooling: str | None = None) -> Table | None:
         return None
     chosen = "Layer and pooling" if pooling is None else "The layer"
     return Table(
-        ("set", *map(system_title, columns)),
+        ("set", *(named(report, name) for name in columns)),
         tuple(rows),
         groups=tuple((title, len(names)) for title, names in groups if names),
-        caption=f"Test accuracy in %, with the 95 % bootstrap interval. {chosen} of each model "
+        caption=f"Test accuracy in %, with the 95 % interval over test examples (bootstrap, widened to Wilson's where "
+        f"fewer than 10 are wrong or right). {chosen} of each model "
         f"{'were' if pooling is None else 'was'} chosen by cross-validation on the training split. "
-        "Bold: best of the row, where a comparison finds it different from the next best.",
+        "Bold: best of the row, where a comparison of these very probes finds it different from the next best.",
     )
 
 
@@ -108,9 +111,9 @@ def comparison_table(report: Report) -> Table | None:
     rows = [
         Row(
             cells(
-                Cell(_title(report, one.set), pooling_title(one.pooling)),
-                Cell(system_title(one.first), _layer(one.first_layer)),
-                Cell(system_title(one.second), _layer(one.second_layer)),
+                Cell(_title(report, one.set), _OWN if one.pooling is None else pooling_title(one.pooling)),
+                Cell(named(report, one.first), _layer(one.first_layer)),
+                Cell(named(report, one.second), _layer(one.second_layer)),
                 Cell(
                     points(one.difference.value),
                     f"{points(one.difference.low)} to {points(one.difference.high)}",
@@ -140,7 +143,7 @@ def geometry_table(report: Report) -> Table | None:
         Row(
             cells(
                 item.texts,
-                system_title(item.model),
+                named(report, item.model),
                 item.pooling,
                 str(item.layer),
                 *(_measure(measure, getattr(item, measure)) for measure in measures),
@@ -164,7 +167,7 @@ def score_table(report: Report) -> Table | None:
         remarks = ["shuffled labels"] * one.shuffled + ["not converged"] * (not one.converged)
         texts = (
             one.set,
-            Cell(system_title(one.system), ", ".join(remarks)),
+            Cell(named(report, one.system), ", ".join(remarks)),
             NONE if one.layer is None else str(one.layer),
             one.pooling or NONE,
             str(one.train_size),
@@ -199,7 +202,7 @@ def data_table(report: Report) -> Table | None:
         Row(
             cells(
                 Cell(facts.title, facts.name if facts.name != facts.title else ""),
-                "no (control)" if facts.control else "yes",
+                _SENTIMENT[facts.control],
                 f"{facts.num_train:,}",
                 f"{facts.num_test:,}",
                 ", ".join(
@@ -218,11 +221,11 @@ def model_table(report: Report) -> Table | None:
     """The models and their twins."""
     rows = []
     for model in report.models:
-        random = model.random_twin_of
+        whose = ", ".join(sharers(report, model.name)) or model.random_twin_of
         progress = [] if model.step is None else [f"step {model.step:,}"]
         progress += [] if model.tokens is None else [f"{model.tokens:,} tokens"]
         texts = (
-            Cell(system_title(model.name), f"random weights of {random}" if random else ""),
+            Cell(named(report, model.name), f"random weights of {whose}" if model.random_twin_of else ""),
             model.architecture,
             f"{model.parameters:,}",
             str(model.layers - 1),
@@ -238,7 +241,7 @@ def model_table(report: Report) -> Table | None:
 def truncation_table(report: Report) -> Table | None:
     """Texts that were longer than a model's context."""
     rows = [
-        Row(cells(system_title(model), _title(report, name), f"{count:,}"), name)
+        Row(cells(named(report, model), _title(report, name), f"{count:,}"), name)
         for model, by_set in report.truncated.items()
         for name, count in by_set.items()
         if count

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,23 +15,36 @@ from probes.reporting.series import run_title
 from probes.results import Report, Score
 
 _LONGEST_TEXT = 300
+# What a report wrote is known by these, and nothing else in a log folder is ever removed.
+_SUFFIX = ".diptych-probes"
+_PLACE = "diptych-probes"
+_CONFIG = "projector_config.pbtxt"
 
 
 def write_tensorboard(report: Report, folder: Path) -> None:
-    """Adds the scores to a log folder.
+    """Puts the scores into a log folder, in place of the scores and representations that an earlier report put there.
+
+    Other event files and other entries of the Projector stay. Call it before :func:`write_projector`.
 
     Tags: ``probe/<set>/<system>/<pooling>/accuracy`` and ``.../macro_f1`` with the layer as step, the same without a
     pooling for controls (at step 0), ``.../shuffled_accuracy``; for checkpoints of a run
     ``probe_training/<set>/<run>/<pooling>/accuracy`` with the optimizer step, each at its chosen layer.
+
+    Raises:
+        DiptychError: The Projector's configuration in the folder cannot be read.
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    _forget_vectors(folder)
+    earlier = [path for path in folder.glob(f"events.out.tfevents.*{_SUFFIX}") if path.is_file()]
+    writer = SummaryWriter(str(folder), filename_suffix=_SUFFIX)  # type: ignore[no-untyped-call]
     try:
         for tag, step, value in scalars(report):
             writer.add_scalar(tag, value, step)  # type: ignore[no-untyped-call]
     finally:
         writer.close()  # type: ignore[no-untyped-call]
+    for path in earlier:
+        path.unlink()
 
 
 def scalars(report: Report) -> list[tuple[str, int, float]]:
@@ -81,7 +95,6 @@ def write_projector(folder: Path, name: str, vectors: np.ndarray, labels: Sequen
         DiptychError: The numbers differ, a vector is not finite, or the folder's configuration cannot be read.
     """
     from google.protobuf import text_format  # type: ignore[import-untyped]
-    from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig  # type: ignore[import-untyped]
 
     if not vectors.ndim == 2 or not len(vectors) == len(labels) == len(texts):
         raise DiptychError(
@@ -89,15 +102,9 @@ def write_projector(folder: Path, name: str, vectors: np.ndarray, labels: Sequen
         )
     if not np.isfinite(vectors).all():
         raise DiptychError(f"{name}: a vector is not finite; the Projector cannot show it")
-    path = folder / "projector_config.pbtxt"
-    config = ProjectorConfig()
-    if path.exists():
-        try:
-            text_format.Parse(path.read_text(encoding="utf-8"), config)
-        except (text_format.ParseError, UnicodeDecodeError) as error:
-            raise DiptychError(f"{path}: cannot be read ({error}); move it away") from None
+    config = _config(folder)
     kept = [one for one in config.embeddings if one.tensor_name != name]
-    own = f"projector/{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('.-') or 'vectors'}"
+    own = f"{_PLACE}/{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('.-') or 'vectors'}"
     taken = {one.tensor_path.rpartition("/")[0] for one in kept}
     place, number = own, 2
     while place in taken:
@@ -111,7 +118,42 @@ def write_projector(folder: Path, name: str, vectors: np.ndarray, labels: Sequen
     new = config.embeddings.add()
     new.tensor_name, new.tensor_path, new.metadata_path = name, f"{place}/tensors.tsv", f"{place}/metadata.tsv"
     new.tensor_shape.extend(vectors.shape)
-    write_text(path, text_format.MessageToString(config))
+    write_text(folder / _CONFIG, text_format.MessageToString(config))
+
+
+def _config(folder: Path) -> Any:
+    """What the Projector of a log folder shows."""
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig  # type: ignore[import-untyped]
+
+    path, config = folder / _CONFIG, ProjectorConfig()
+    if path.exists():
+        try:
+            text_format.Parse(path.read_text(encoding="utf-8"), config)
+        except (text_format.ParseError, UnicodeDecodeError) as error:
+            raise DiptychError(f"{path}: cannot be read ({error}); move it away") from None
+    return config
+
+
+def _forget_vectors(folder: Path) -> None:
+    """Takes the entries of an earlier report out of the Projector, and removes their files."""
+    from google.protobuf import text_format
+
+    config = _config(folder)
+    own = [one for one in config.embeddings if re.fullmatch(rf"{_PLACE}/\w[\w.-]*/tensors\.tsv", one.tensor_path)]
+    if not own:
+        return
+    kept = [one for one in config.embeddings if one not in own]
+    del config.embeddings[:]
+    config.embeddings.extend(kept)
+    write_text(folder / _CONFIG, text_format.MessageToString(config))
+    for one in own:
+        place = (folder / one.tensor_path).parent
+        for name in ("tensors.tsv", "metadata.tsv"):
+            (place / name).unlink(missing_ok=True)
+        for emptied in (place, place.parent):
+            if emptied.is_dir() and not any(emptied.iterdir()):
+                emptied.rmdir()
 
 
 def _field(value: str) -> str:

@@ -72,7 +72,7 @@ def make_set(
     test_share: float,
     max_train: int | None = None,
     max_test: int | None = None,
-    control: bool = False,
+    control: bool | None = None,
     notes: Sequence[str] = (),
 ) -> LabelledSet:
     """Numbers the classes and checks that there is something to learn.
@@ -87,7 +87,7 @@ def make_set(
         test_share: Share of the rows that become the test split where there is only one.
         max_train: Most training rows; more are thinned out by a hash of their text. None keeps all.
         max_test: Likewise.
-        control: Whether the labels are not sentiment.
+        control: Whether the labels are known not to be sentiment; None: not known.
         notes: To begin with.
 
     Raises:

@@ -96,6 +96,7 @@ def load_reviews(
         ("negative", "positive"),
         train,
         test,
+        control=False,
         notes=notes,
     )
 

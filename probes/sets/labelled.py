@@ -39,7 +39,7 @@ class LabelledSet:
         label_names: By label.
         train: What classifiers are trained on.
         test: What they are scored on.
-        control: True where the labels are not sentiment.
+        control: False where the labels are sentiment, True where they are known not to be; None: not known.
         notes: What was left out or made otherwise, one sentence each.
     """
 
@@ -49,7 +49,7 @@ class LabelledSet:
     label_names: tuple[str, ...]
     train: Split
     test: Split
-    control: bool = False
+    control: bool | None = None
     notes: tuple[str, ...] = ()
 
     @cached_property

@@ -114,7 +114,7 @@ def _made(
         test_share=options.test_share,
         max_train=options.max_train or (known.max_train if known is not None else None),
         max_test=options.max_test or (known.max_test if known is not None else None),
-        control=known is not None and known.control,
+        control=known.control if known is not None else None,
         notes=notes,
     )
 
