@@ -117,14 +117,12 @@ def test_the_first_view_of_every_record_is_probed_alone(
         np.testing.assert_allclose(embedding, expected.numpy(), atol=1e-5)
 
 
-def test_embeddings_that_are_not_finite_leave_the_probe_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_embeddings_that_are_not_finite_leave_the_probe_out() -> None:
     network = BranchNetwork(tiny_llama())
     with torch.no_grad():
         network.lm.model.norm.weight.fill_(math.nan)
     found = prober(LabelledSplit(40, 2), layout="independent").run(network)
-    assert math.isnan(found["probe/accuracy"]) and math.isnan(found["probe/shuffled"])
-    assert found["probe/majority"] == 0.5
-    assert "probe: left out, as 40 of 40 embeddings are not finite" in capsys.readouterr().err
+    assert found == {}
 
 
 def test_too_many_classes_are_refused_at_the_start() -> None:
