@@ -211,13 +211,14 @@ def _describe(error: Any, kind: type[Config]) -> str:
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1], kind)
+        # The right word in a wrong place is meant more often than a similar word in the right one.
+        elsewhere = [path for path, _, _ in _leaves(kind()) if path.rpartition(".")[2] == str(error["loc"][-1])]
+        if elsewhere:
+            return f"{key}: unknown key; did you mean {elsewhere[0]}?"
         near = _nearest(str(error["loc"][-1]), known)
         prefix = key.rpartition(".")[0]
         if near:
             return f"{key}: unknown key; did you mean {prefix + '.' if prefix else ''}{near}?"
-        elsewhere = [path for path, _, _ in _leaves(Config()) if path.rpartition(".")[2] == str(error["loc"][-1])]
-        if elsewhere:
-            return f"{key}: unknown key; did you mean {elsewhere[0]}?"
         return f"{key}: unknown key; known here: {', '.join(known)}"
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input", PydanticUndefined)

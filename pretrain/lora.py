@@ -45,8 +45,10 @@ class LoraConfig(BaseModel):
 
     @model_validator(mode="after")
     def _has_an_effect(self) -> "LoraConfig":
-        if not self.rank and (given := self.model_fields_set - {"rank"}):
-            raise ValueError(f"{', '.join(sorted(given))} without a rank: set rank, or leave lora out")
+        fields = type(self).model_fields
+        given = [name for name in fields if name != "rank" and getattr(self, name) != fields[name].default]
+        if given and not self.rank:
+            raise ValueError(f"{', '.join(given)} without a rank: set rank, or leave lora out")
         return self
 
 

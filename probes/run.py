@@ -111,6 +111,8 @@ class ProbingRun:
             dtype=settings.dtype,
             device=self.ranks.device,
             trust_remote_code=settings.trust_remote_code,
+            # Models that differ in [PRED] tokens alone share a twin where these are not looked at.
+            predictors=None if "pred" in settings.poolings else 0,
         )
 
     def _encode_with(self, model: ProbedModel, name: str, twin_of: str | None) -> ModelFacts | None:
