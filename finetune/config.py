@@ -112,6 +112,8 @@ class FinetuneConfig(Config):
         if not isinstance(tree, dict) or not all(isinstance(tree.get(name) or {}, dict) for name in names):
             return tree  # the sections' own types say what is wrong
         data, task, model = dict(tree.get("data") or {}), tree.get("task") or {}, tree.get("model") or {}
+        if "train" in data and not data["train"]:
+            raise ValueError("data.train: names no file to train on")
         for key, files in (("sources", data.get("train")), ("heldout_sources", data.get("validation"))):
             listed = [files] if isinstance(files, str | Path) else files or ()
             if not isinstance(listed, list | tuple):

@@ -222,6 +222,8 @@ def _describe(error: Any, kind: type[Config]) -> str:
         return f"{key}: unknown key; known here: {', '.join(known)}"
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input", PydanticUndefined)
+    if not key:  # a rule of the whole config, which names its place itself
+        return str(message)
     shown = "" if given is PydanticUndefined or isinstance(given, dict | BaseModel) else f" (given {given!r})"
     return f"{key}: {message[:1].lower()}{message[1:]}{shown}"
 

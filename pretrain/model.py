@@ -190,6 +190,10 @@ def _existing_config(config: ModelConfig, positions: int) -> Any:
     return result
 
 
+def _may_be_hub_name(path: str) -> bool:
+    return not Path(path).expanduser().is_absolute() and len(Path(path).parts) <= 2 and not path.startswith(".")
+
+
 def _path_problem(config: ModelConfig) -> str | None:
     """What keeps the model at ``model.path`` from being opened, as far as its file names and its config say.
 
@@ -209,6 +213,8 @@ def _path_problem(config: ModelConfig) -> str | None:
         if not any(folder.glob("*.safetensors")) and not (pickled and trusted):
             why = "only pickled ones, which can run code: convert them, or set model.trust_remote_code=true"
             return f"holds no safetensors weights{', ' + why if pickled else ''}"
+    elif not _may_be_hub_name(config.path):
+        return "no such folder"
     try:
         code = PretrainedConfig.get_config_dict(config.path)[0].get("auto_map") or {}
     except Exception as error:  # transformers and the hub raise all kinds
@@ -340,7 +346,8 @@ def _nearest(name: str, known: Any) -> str:
 def model_problems(config: ModelConfig) -> list[str]:
     """What is wrong with the section by its names alone: an unknown type, fields that the type has not, no model."""
     if config.path is not None:
-        problem = _path_problem(config) if Path(config.path).expanduser().exists() else None
+        local = Path(config.path).expanduser().exists() or not _may_be_hub_name(config.path)
+        problem = _path_problem(config) if local else None  # the hub is not asked before the run starts
         return [f"model.path: {config.path}: {problem}"] if problem else []
     try:
         config_class = _config_class(config)
