@@ -6,6 +6,9 @@ BIN := .venv/bin
 # All GPUs, or two CPU ranks.
 RANKS ?= $(shell $(BIN)/python -c 'import torch; print(torch.cuda.device_count() or 2)')
 
+# Both models see the same examples in every step, and are probed while they train.
+DEMO := packing.reserve_branches=true probe.every=40
+
 .PHONY: setup demo test lint
 
 setup: $(BIN)/.complete
@@ -19,8 +22,8 @@ $(BIN)/.complete: pyproject.toml constraints.txt
 
 # Two models from the same examples, with and without the objective; one is fine-tuned and answers; both are probed.
 demo: setup
-	bash launch/pretrain.sh --num_gpus $(RANKS)
-	bash launch/pretrain.sh --num_gpus $(RANKS) objective.lambda=0 run.folder=runs/demo-plain
+	bash launch/pretrain.sh --num_gpus $(RANKS) $(DEMO)
+	bash launch/pretrain.sh --num_gpus $(RANKS) $(DEMO) objective.lambda=0 run.folder=runs/demo-plain
 	$(BIN)/python -m finetune.demo_data runs/demo-reviews
 	bash launch/finetune.sh --num_gpus $(RANKS) configs/finetune/demo.yaml
 	$(BIN)/python -m finetune.evaluate runs/demo-finetuned/export --data runs/demo-reviews/test.jsonl
