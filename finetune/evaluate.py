@@ -28,12 +28,10 @@ from finetune.generate import (
     answer_batch,
     answer_likelihoods,
     check_room,
-    context_length,
     make_batches,
     over_ranks,
 )
 from finetune.generations import Generations, Record, write
-from finetune.loading import LoadedModel, find_base, find_model, fingerprint, load_model
 from finetune.prompts import Frame, make_frame
 from finetune.recipe import read_recipe
 from finetune.report import report, table
@@ -41,6 +39,7 @@ from finetune.tasks import TASKS, Example, Task, make_task
 from pretrain.command import exit_rank, run_command
 from pretrain.distributed import Ranks, start_ranks
 from pretrain.errors import DiptychError
+from pretrain.loading import LoadedModel, context_length, find_base, find_model, fingerprint, load_model
 
 
 def main(argv: Sequence[str]) -> int:

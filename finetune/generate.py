@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
+from pretrain.loading import context_length
 
 T = TypeVar("T")
 
@@ -122,15 +123,6 @@ def generate(
         if progress is not None:
             progress(len(done))
     return [answers[number] for number in range(len(prompts))]
-
-
-def context_length(model: Any) -> int | None:
-    """Most positions that a model can take; None: not known."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    for name in ("max_position_embeddings", "max_context_length"):
-        if isinstance(length := getattr(config, name, None), int):
-            return length
-    return None
 
 
 def check_room(

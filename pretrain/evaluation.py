@@ -14,13 +14,13 @@ from torch import Tensor
 from pretrain.batch import BatchBuilder
 from pretrain.branches import Branches, IntArray
 from pretrain.config import Config
-from pretrain.corpus import Corpus
+from pretrain.corpus import Corpus, Split
 from pretrain.distributed import Ranks
 from pretrain.health import health
 from pretrain.model import plain_attention
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.order import random_keys, sample
-from pretrain.packing import OneWindow, pack
+from pretrain.packing import OneWindow, PackingPlan, pack
 from pretrain.schedule import Schedule
 from pretrain.tokenizer import Tokenizer
 
@@ -36,16 +36,7 @@ class Evaluator:
         # Records, packing and health pairs are drawn without the run's seed: arms are compared on the same texts.
         drawn = sample(0, "evaluation", len(corpus.heldout), config.evaluation.max_records)
         pairs = corpus.heldout.pairs(drawn)
-        row_length = evaluation_row_length(config, branches, pairs.lengths)
-        self.builder = BatchBuilder(corpus.heldout, branches, row_length, tokenizer.pad)
-        plan = pack(
-            drawn,
-            pairs,
-            np.ones(len(drawn), np.bool_),
-            branches,
-            row_length,
-            keys=lambda count: random_keys(0, "rows of the evaluation", 0, count),
-        )
+        self.builder, plan = heldout_rows(config, corpus.heldout, drawn, branches, tokenizer.pad, "evaluation")
         self.order = {int(example): place for place, example in enumerate(drawn)}
         # A group is computed at once, however few rows a training step has.
         unit = config.objective.group_rows // math.gcd(config.objective.group_rows, ranks.world_size)
@@ -133,10 +124,24 @@ class Evaluator:
         return health(source, target, prediction if self.config.objective.predictors else None)
 
 
-def evaluation_row_length(config: Config, branches: Branches, lengths: IntArray) -> int:
-    """Positions of a row of evaluation: as in training, or more where a pair with its branches takes more.
+def heldout_rows(
+    config: Config, split: Split, records: IntArray, branches: Branches, pad: int, purpose: str
+) -> tuple[BatchBuilder, PackingPlan]:
+    """Held-out records with all their branches, in rows whose order the purpose decides and no run's seed.
 
-    Training without branches takes pairs that have no room for them in its rows.
+    Rows are as long as in training, or longer where a pair with its branches takes more: training without branches
+    takes pairs that have no room for them.
     """
-    longest = int(branches.num_tokens(lengths, branched=True).max())
-    return config.packing.row_length if longest <= config.packing.row_length else 128 * math.ceil(longest / 128)
+    pairs, row_length = split.pairs(records), config.packing.row_length
+    longest = int(branches.num_tokens(pairs.lengths, branched=True).max())
+    if longest > row_length:
+        row_length = 128 * math.ceil(longest / 128)
+    plan = pack(
+        records,
+        pairs,
+        np.ones(len(records), np.bool_),
+        branches,
+        row_length,
+        keys=lambda count: random_keys(0, f"rows of the {purpose}", 0, count),
+    )
+    return BatchBuilder(split, branches, row_length, pad), plan

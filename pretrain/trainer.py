@@ -31,7 +31,7 @@ from pretrain.monitor import Monitor, memory_gib, peak_flops
 from pretrain.objectives.mixed import LossTerms, MixedObjective, make_branches
 from pretrain.plan import make_schedule, mixture_lines
 from pretrain.prepare import prepare
-from pretrain.probing import Prober
+from pretrain.probing.prober import Prober
 from pretrain.progress import Progress, Totals, sum_over_ranks
 from pretrain.run_folder import check_run_folder, describe_run
 from pretrain.schedule import Cursor, MicroBatch, Step

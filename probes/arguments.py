@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from finetune.loading import Dtype
 from pretrain.errors import DiptychError
+from pretrain.loading import Dtype
 from probes.encoding.origin import checkpoints_of
 from probes.encoding.pooling import POOLINGS
 from probes.sets import SetOptions

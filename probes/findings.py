@@ -9,10 +9,10 @@ import numpy as np
 import tqdm
 from numpy.typing import NDArray
 
+from pretrain.probing.sampling import stratified_order
 from probes.encoding.encode import Encoded
 from probes.probing.geometry import anisotropy, isotropy, linear_cka_matrix, pair_scores, rankme
 from probes.probing.projection import project
-from probes.probing.sampling import stratified_order
 from probes.probing.scores import ProbeScore
 from probes.probing.statistics import PairedTest, compare, confusion, holm
 from probes.results import Comparison, Geometry, ModelFacts, Predictions, Similarity, Wrong, preference

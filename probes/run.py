@@ -16,13 +16,13 @@ import tqdm
 from pretrain import __version__
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
+from pretrain.probing.sampling import curve_sizes
 from probes.arguments import RANDOM, Settings
 from probes.encoding.encode import encode
 from probes.encoding.pairs import read_pairs
 from probes.encoding.probed_model import ProbedModel, open_model
 from probes.findings import LOOKED_AT, Chosen, Found, comparisons, geometry, predictions, sample, similarities
 from probes.probing.controls import majority, tfidf
-from probes.probing.sampling import curve_sizes
 from probes.probing.scores import ProbeScore, probe_scores
 from probes.reporting import write_projector
 from probes.results import ModelFacts, Report, Score, SetFacts

@@ -18,8 +18,9 @@ import torch
 from ranks import REPOSITORY, run_ranks
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from finetune import evaluate, loading, scoring
+from finetune import evaluate, scoring
 from finetune.tasks import Example, make_task
+from pretrain import loading
 from pretrain.errors import DiptychError
 from pretrain.tokenizer import TokenizerConfig, load
 from pretrain.tokenizer_training import train

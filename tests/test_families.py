@@ -20,12 +20,12 @@ from ranks import run_ranks
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from finetune import evaluate, loading
+from finetune import evaluate
 from finetune.config import FinetuneConfig
 from finetune.generate import generate
 from finetune.prompts import Frame, make_frame
 from finetune.training import FinetuneRun
-from pretrain import export
+from pretrain import export, loading
 from pretrain.branches import IGNORE, Branches, Tree, View
 from pretrain.config_file import load_config
 from pretrain.errors import DiptychError

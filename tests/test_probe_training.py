@@ -19,7 +19,7 @@ from pretrain.config import ObjectiveConfig
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.network import BranchNetwork
-from pretrain.probing import Prober
+from pretrain.probing.prober import Prober
 
 TIMEOUT = 240
 

@@ -18,8 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pretrain.errors import DiptychError
-from probes.probing import classifier
-from probes.probing.classifier import STRENGTHS, ProbeOutcome, choose_strength, fit_probe
+from pretrain.probing import classifier
+from pretrain.probing.classifier import STRENGTHS, ProbeOutcome, choose_strength, fit_probe
+from pretrain.probing.sampling import curve_sizes, shuffled_labels, stratified_order, subset
 from probes.probing.controls import WORD_STRENGTHS, majority, tfidf
 from probes.probing.geometry import (
     anisotropy,
@@ -30,7 +31,6 @@ from probes.probing.geometry import (
     rankme,
 )
 from probes.probing.projection import project
-from probes.probing.sampling import curve_sizes, shuffled_labels, stratified_order, subset
 from probes.probing.scores import ProbeScore, probe_scores
 from probes.probing.statistics import compare, confusion, holm, mcnemar, score_predictions
 from probes.results import Estimate, Score

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from finetune.generate import context_length
-from finetune.loading import Dtype, find_base, find_model, fingerprint, load_model
 from pretrain.errors import DiptychError
+from pretrain.loading import Dtype, context_length, find_base, find_model, fingerprint, load_model
 from pretrain.model import num_parameters, plain_attention
 from pretrain.tokenizer import Tokenizer, predictor_names
 from probes.encoding.forward import Way, find_way

@@ -10,8 +10,8 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from pretrain.errors import DiptychError
-from probes.probing.classifier import FOLDS, Labels, fit_probe
-from probes.probing.sampling import subset
+from pretrain.probing.classifier import FOLDS, Labels, fit_probe
+from pretrain.probing.sampling import subset
 from probes.probing.scores import ProbeScore, summed, used_sizes
 from probes.probing.statistics import RESAMPLES, score_predictions
 

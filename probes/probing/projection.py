@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from pretrain.errors import DiptychError
-from probes.probing.sampling import stratified_order
+from pretrain.probing.sampling import stratified_order
 
 POINTS = 500
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.errors import DiptychError
-from probes.probing.classifier import FOLDS, STRENGTHS, Features, Labels, ProbeOutcome, fit_probe
-from probes.probing.sampling import shuffled_labels, subset
+from pretrain.probing.classifier import FOLDS, STRENGTHS, Features, Labels, ProbeOutcome, fit_probe
+from pretrain.probing.sampling import shuffled_labels, subset
 from probes.probing.statistics import RESAMPLES, score_predictions
 from probes.results import Estimate, Score
 
@@ -101,7 +101,7 @@ def probe_scores(
         One score per size, ascending.
 
     Raises:
-        DiptychError: As :func:`~probes.probing.classifier.fit_probe`; or no seeds.
+        DiptychError: As :func:`~pretrain.probing.classifier.fit_probe`; or no seeds.
     """
     scores = []
     for size in used_sizes(sizes, len(train_y), place):

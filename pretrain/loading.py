@@ -1,4 +1,4 @@
-"""Opening the model that is to be evaluated: a Hugging Face folder or hub name, whole or a LoRA adapter."""
+"""Opening a finished model, to evaluate or probe it: a Hugging Face folder or hub name, whole or a LoRA adapter."""
 
 import hashlib
 import json
@@ -227,3 +227,12 @@ def _has_bos(folder: Path, tokenizer: Tokenizer, trust_remote_code: bool) -> boo
 
     opened = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     return opened.bos_token is not None
+
+
+def context_length(model: Any) -> int | None:
+    """Most positions that a model can take; None: not known."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    for name in ("max_position_embeddings", "max_context_length"):
+        if isinstance(length := getattr(config, name, None), int):
+            return length
+    return None

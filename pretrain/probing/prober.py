@@ -5,16 +5,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain.batch import BatchBuilder
 from pretrain.branches import Branches
 from pretrain.config import Config
 from pretrain.corpus import Corpus
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
-from pretrain.evaluation import evaluation_row_length
+from pretrain.evaluation import heldout_rows
 from pretrain.objectives.mixed import MixedObjective
-from pretrain.order import random_keys, sample
-from pretrain.packing import OneWindow, pack
+from pretrain.order import sample
+from pretrain.packing import OneWindow
 from pretrain.schedule import Schedule
 from pretrain.tokenizer import Tokenizer
 
@@ -32,7 +31,7 @@ class Prober:
     """
 
     def __init__(self, config: Config, corpus: Corpus, tokenizer: Tokenizer, branches: Branches, ranks: Ranks) -> None:
-        from probes.probing.classifier import FOLDS
+        from pretrain.probing.classifier import FOLDS
 
         self.ranks = ranks
         self.forward = branches.direction == "forward"
@@ -53,17 +52,7 @@ class Prober:
                 "field, or set probe.every=0"
             )
         drawn = np.array(sorted(self.labels), dtype=drawn.dtype)
-        pairs = split.pairs(drawn)
-        row_length = evaluation_row_length(config, branches, pairs.lengths)
-        plan = pack(
-            drawn,
-            pairs,
-            np.ones(len(drawn), np.bool_),
-            branches,
-            row_length,
-            keys=lambda count: random_keys(0, "rows of the probe", 0, count),
-        )
-        self.builder = BatchBuilder(split, branches, row_length, tokenizer.pad)
+        self.builder, plan = heldout_rows(config, split, drawn, branches, tokenizer.pad, "probe")
         self.schedule = Schedule(
             OneWindow(plan),
             rows_per_step=plan.num_rows,
@@ -101,8 +90,8 @@ class Prober:
     def _scores(self, found: dict[int, Any]) -> dict[str, float]:
         from threadpoolctl import threadpool_limits
 
-        from probes.probing.classifier import FOLDS, STRENGTHS, choose_strength
-        from probes.probing.sampling import shuffled_labels
+        from pretrain.probing.classifier import FOLDS, STRENGTHS, choose_strength
+        from pretrain.probing.sampling import shuffled_labels
 
         x = np.stack([found[record] for record in self.labels])
         _, y = np.unique(np.array(list(self.labels.values())), return_inverse=True)
