@@ -12,6 +12,7 @@ files. All settings of pre-training apply; the answers of the result are scored 
 from collections.abc import Sequence
 
 from pretrain.command import exit_rank, run_command
+from pretrain.preemption import preemption
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if path is None:
         raise DiptychError("name a config first: python -m finetune CONFIG.yaml key=value ...")
     config = load_config(path, overrides, FinetuneConfig)
+    preemption.listen()
     from finetune.training import finetune
     from pretrain.distributed import start_ranks
 

@@ -96,11 +96,6 @@ class FinetuneRun(Run):
         self.frame = _frame(self.settings, self.tokenizer)
         return replace(plain, eos=self.frame.stop[0], lead=self.frame.lead[1:], join=self.frame.join)
 
-    def resume_or_start(self) -> int:
-        """As in pre-training; a run that had stopped early goes on with its end."""
-        first = super().resume_or_start()
-        return self.num_steps if self.enough else first
-
     def evaluate(self, done: int) -> None:
         """Held-out metrics, answers to validation examples, and whether this is the best checkpoint. Collective."""
         super().evaluate(done)

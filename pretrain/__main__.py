@@ -13,6 +13,7 @@ config; give them in YAML or as key=value.
 from collections.abc import Sequence
 
 from pretrain.command import exit_rank, run_command
+from pretrain.preemption import preemption
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if unknown := [argument for argument in arguments if argument.startswith("-")]:
         raise DiptychError(f"{unknown[0]}: unknown option; python -m pretrain --help lists all")
     config = load_config(*split_arguments(arguments))
+    preemption.listen()
     from pretrain.distributed import start_ranks
     from pretrain.trainer import pretrain
 

@@ -1,14 +1,31 @@
-"""How every command ends: a user's mistake is one clear line on rank 0 and exit status 1 on all ranks."""
+"""How every command ends.
+
+====== ===========================================================================================================
+status meaning
+====== ===========================================================================================================
+0      finished
+1      a user's mistake, or what a restart does not mend: one clear line on rank 0
+70     an unexpected exception, or another rank was lost
+85     asked to stop; start again to go on
+86     no progress for too long (``watchdog.py``)
+130    Ctrl-C
+====== ===========================================================================================================
+"""
 
 import os
+import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import torch
 
 from pretrain.errors import DiptychError
+from pretrain.preemption import Preempted
+
+CRASHED, REQUEUE, HUNG = 70, 85, 86
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> int:
@@ -34,8 +51,21 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
             # is formed the ranks may be seconds apart; after that they fail together.
             time.sleep(1 if torch.distributed.is_initialized() else 20)
         return 1
+    except Preempted as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(stop, file=sys.stderr, flush=True)
+        return REQUEUE
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        traceback.print_exc()
+        if torch.distributed.is_initialized() and _LOST.search(str(error)):
+            rank = torch.distributed.get_rank()
+            print(f"error: rank {rank}: another rank was lost: its own output says why", file=sys.stderr, flush=True)
+        return CRASHED
+
+
+_LOST = re.compile(r"[Cc]onnection (closed|reset)|[Bb]roken pipe|[Tt]imed out|NCCL|ProcessGroup")
 
 
 def exit_rank(status: int) -> NoReturn:

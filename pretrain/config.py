@@ -176,6 +176,34 @@ class TrainConfig(Section):
     timeout_minutes: int = Field(
         60, ge=1, description="How long a rank waits for the others in a collective.", json_schema_extra=FREE
     )
+    hang_minutes: float = Field(
+        30,
+        ge=0,
+        description="A step, evaluation or save that takes longer (the first step: three times as long) ends every "
+        "rank with its stack traces in RUN/traces; 0: never.",
+        json_schema_extra=FREE,
+    )
+    on_bad_step: Literal["stop", "skip", "rollback"] = Field(
+        "stop",
+        description="A step whose loss or gradient is not finite, or spikes: stop the run, leave the step out, or go "
+        "back to the last checkpoint and leave it out from there.",
+        json_schema_extra=FREE,
+    )
+    spike_factor: float = Field(
+        0,
+        ge=0,
+        description="A loss so many times the median of the last 100 steps is a spike; 0: none is.",
+        json_schema_extra=FREE,
+    )
+    max_bad_steps: int = Field(
+        10, ge=0, description="More steps than these are not left out: the run stops.", json_schema_extra=FREE
+    )
+    compare_ranks_every: int = Field(
+        1000,
+        ge=0,
+        description="Steps between comparisons of what all ranks should hold alike; 0: never.",
+        json_schema_extra=FREE,
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
@@ -223,6 +251,14 @@ class CheckpointConfig(Section):
     every: int = Field(500, ge=1, description="Steps between checkpoints; the last step is always saved.")
     keep_last: int = Field(2, ge=1, description="Newest checkpoints kept.")
     keep_every: int = Field(0, ge=0, description="Also keep every checkpoint at a multiple of this step; 0: none.")
+    asynchronous: bool = Field(
+        True,
+        description="Train on while a copy of the state is written; it takes 12 bytes a parameter of host memory over "
+        "all ranks.",
+    )
+    notice_seconds: float = Field(
+        30, gt=0, description="Time between a signal to stop and the kill: a save that takes longer is warned of."
+    )
 
 
 class EvaluationConfig(Section):
@@ -255,6 +291,7 @@ class LoggingConfig(Section):
     every: int = Field(10, ge=1, description="Steps between lines in metrics.jsonl and TensorBoard.")
     tensorboard: bool = Field(True, description="Write TensorBoard events to RUN/tensorboard.")
     progress_bar: bool | None = Field(None, description="Progress bar on rank 0; null: only on a terminal.")
+    ledger: bool = Field(False, description="Every rank writes the rows of each step to RUN/ledger (an audit).")
     peak_tflops: float | None = Field(
         None, gt=0, description="Peak of one device for MFU; null: looked up by device name, else no MFU."
     )

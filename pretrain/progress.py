@@ -23,6 +23,7 @@ class Totals:
         tokens: Positions that are not padding.
         positions: Positions, padding included.
         visible: Pairs (token, token it sees).
+        asked_to_stop: Ranks that were told to stop.
     """
 
     not_finite: float = 0
@@ -34,19 +35,22 @@ class Totals:
     tokens: float = 0
     positions: float = 0
     visible: float = 0
+    asked_to_stop: float = 0
 
     def __add__(self, other: "Totals") -> "Totals":
         return Totals(*(own + theirs for own, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
-def sum_over_ranks(terms: LossTerms, batch: Batch, ranks: Ranks) -> Totals:
-    """Totals of one micro-batch. Collective; also the point where every rank learns of another's infinite loss.
+def sum_over_ranks(terms: LossTerms, batch: Batch, ranks: Ranks, *, asked_to_stop: bool) -> Totals:
+    """Totals of one micro-batch. Collective.
+
+    Also the point where every rank learns of another's infinite loss, and that one was told to stop.
 
     One reduction and one transfer to the host, whatever the number of figures.
     """
     losses = torch.stack([terms.loss.detach(), terms.lm_sum, terms.pair_sum]).double()
     finite = losses.isfinite().all().reshape(1)
-    counts = (terms.num_pairs, len(batch.labels), batch.num_tokens, batch.ids.numel(), batch.num_visible)
+    counts = (terms.num_pairs, len(batch.labels), batch.num_tokens, batch.ids.numel(), batch.num_visible, asked_to_stop)
     local = [(~finite).double(), losses.where(finite, 0.0), torch.tensor(counts, device=losses.device).double()]
     return Totals(*ranks.sum(torch.cat(local)))
 
@@ -57,6 +61,7 @@ class Progress:
     def __init__(self, label_tokens: int = 0, tokens: int = 0) -> None:
         self.label_tokens = label_tokens
         self.tokens = tokens
+        self.warm = False  # whether a step has been done
         self._start_interval()
 
     def _start_interval(self) -> None:
@@ -64,6 +69,7 @@ class Progress:
 
     def add(self, totals: Totals, seconds: float) -> None:
         """Counts a step and the time it took, waiting for its data included."""
+        self.warm = True
         self._seconds += seconds
         self._steps += 1
         self._interval += totals

@@ -14,8 +14,13 @@ from pretrain.checkpoint import difference
 from pretrain.config import Config
 from pretrain.config_file import dump_config, identity
 from pretrain.errors import DiptychError
+from pretrain.run_lock import LOCK_FILE, lock_run
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "sentencepiece", "datasets", "numpy", "pyarrow")
+
+FROZEN = "frozen"
+"""Folder of the code and config that a submitted job runs, in its run folder."""
+_BEFORE_A_RUN = (LOCK_FILE, FROZEN)
 
 
 def check_run_folder(config: Config) -> None:
@@ -31,7 +36,7 @@ def check_run_folder(config: Config) -> None:
         raise DiptychError(f"run.folder {folder}: is a file; choose another folder")
     record = folder / "run.json"
     if not record.is_file():
-        if any(folder.iterdir()):
+        if any(path.name not in _BEFORE_A_RUN for path in folder.iterdir()):
             raise DiptychError(f"run.folder {folder}: holds files that are no run; choose another or an empty folder")
         return
     if config.run.resume == "never":
@@ -45,6 +50,20 @@ def check_run_folder(config: Config) -> None:
         raise DiptychError(
             "\n  ".join([f"run.folder {folder}: holds another run; choose another folder. It differs in", *differences])
         )
+
+
+def claim_run_folder(config: Config) -> str | None:
+    """Takes the run folder for this job. For rank 0, once there is something to train on.
+
+    Returns:
+        A line to show, if any.
+
+    Raises:
+        DiptychError: Another job has it, or it is not this run's.
+    """
+    note = lock_run(config.run.folder)
+    check_run_folder(config)
+    return note
 
 
 def describe_run(config: Config, tokenizer: Path, step: int) -> None:

@@ -25,17 +25,21 @@ from pretrain.engine_state import optimizer_step
 from pretrain.errors import DiptychError
 from pretrain.evaluation import Evaluator
 from pretrain.export import canary, check_canary, export
+from pretrain.introduction import introduction
+from pretrain.ledger import Ledger, next_attempt
 from pretrain.lora import special_rows
 from pretrain.model import count_parameters, training_flops
 from pretrain.monitor import Monitor, memory_gib, peak_flops
 from pretrain.objectives.mixed import LossTerms, MixedObjective, make_branches
-from pretrain.plan import make_schedule, mixture_lines
+from pretrain.plan import make_schedule
+from pretrain.preemption import Preempted, preemption
 from pretrain.prepare import prepare
 from pretrain.probing.prober import Prober
 from pretrain.progress import Progress, Totals, sum_over_ranks
-from pretrain.run_folder import check_run_folder, describe_run
+from pretrain.run_folder import check_run_folder, claim_run_folder, describe_run
 from pretrain.schedule import Cursor, MicroBatch, Step
 from pretrain.tokenizer import load
+from pretrain.watchdog import Watchdog
 
 _PLANNED = ("model.", "tokenizer.", "data.", "packing.", "run.seed", "train.rows_per_step")
 """Settings that a checkpoint of another run must share."""
@@ -64,25 +68,20 @@ def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Ru
     ranks.agree(lambda: check_run_folder(config))
     folder = ranks.on_main(lambda: prepare(config))
     corpus = ranks.agree(lambda: read_corpus(folder))
+    note = ranks.on_main(lambda: claim_run_folder(config))
     run = kind(config, corpus, ranks)
-    first = run.resume_or_start()
-    with closing(run.monitor):
-        if first == 0:
-            run.evaluate(0)
-            run.probe(0)
-        for step, batches in run.batches(first):
-            run.train_step(step, batches)
-            done = step.index + 1
-            last = done == run.num_steps
-            if last or done % config.evaluation.every == 0:
-                run.evaluate(done)
-                last = last or run.enough
-            if run.prober and (last or done % config.probe.every == 0):
-                run.probe(done)
-            if last or run.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0:
-                run.save(done)
-            if last:
-                break
+    done = run.resume_or_start()
+    with closing(run.monitor), closing(run.watchdog), preemption.kept():
+        if note:
+            run.monitor.say(note)
+        run.settle(done)
+        steps = run.batches(done)
+        while not run.over(done):
+            run.train_step(*next(steps))
+            done += 1
+            if run.asked_to_stop:
+                run.stop_to_go_on(done)
+            run.settle(done)
         return run.finish()
 
 
@@ -91,9 +90,13 @@ class Run:
 
     Attributes:
         enough: Set by an evaluation after which the run need not go on.
+        settled: Whether evaluation, probe and checkpoint that were due after the last step are done.
+        asked_to_stop: Set by a step during which some rank was told to stop.
     """
 
     enough = False
+    settled = False
+    asked_to_stop = False
 
     def __init__(self, config: Config, corpus: Corpus, ranks: Ranks) -> None:
         self.config, self.corpus, self.ranks = config, corpus, ranks
@@ -145,6 +148,7 @@ class Run:
             first, self.checkpoint = state.step, path
             self.progress = Progress(state.label_tokens, state.tokens)
             self.evaluated = dict(state.extra.get("evaluation", {}))
+            self.settled = bool(state.extra.get("settled", True))
             self.recall(state.extra)
             self.cursor = Cursor(**state.cursor)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
@@ -154,9 +158,12 @@ class Run:
                 config.run.folder, config.logging, active=ranks.is_main, first_step=first, num_steps=self.num_steps
             )
         )
+        self.watchdog = Watchdog(config.run.folder / "traces", ranks.rank, config.train.hang_minutes)
+        self.ledger = self._open_ledger(first) if config.logging.ledger else None
         for line in skipped:
             self.monitor.say(line)
-        self._introduce(path)
+        for line in introduction(self):
+            self.monitor.say(line)
         self.schedule.start_from(self.cursor)
         return first
 
@@ -164,7 +171,7 @@ class Run:
         """Takes up what :meth:`facts` stored in the checkpoint that the run goes on from."""
 
     def batches(self, first: int) -> Iterator[tuple[Step, list[Batch]]]:
-        """Steps and this rank's micro-batches; the next step is built while this one trains."""
+        """Steps from ``first`` on with this rank's micro-batches; the next one is built while this one trains."""
 
         def build(index: int) -> tuple[Step, list[Batch]]:
             step = self.schedule.step(index)
@@ -182,6 +189,7 @@ class Run:
     def train_step(self, step: Step, batches: list[Batch]) -> None:
         """One optimizer step. Collective."""
         config, ranks, engine = self.config, self.ranks, self.engine
+        self.watchdog.beat(f"step {step.index + 1}", patience=1 if self.progress.warm else 3)
         torch.manual_seed(_seed(config.run.seed, step.index, ranks.rank))
         factor = set_learning_rate(engine, config.optimizer, step.index, self.num_steps)
         totals = Totals()
@@ -189,7 +197,7 @@ class Run:
             batch = cpu_batch.to(ranks.device)
             lm_sum, states = engine(batch)
             terms = self.objective(states, lm_sum, batch, step)
-            totals += sum_over_ranks(terms, batch, ranks)
+            totals += sum_over_ranks(terms, batch, ranks, asked_to_stop=preemption.received is not None)
             if totals.not_finite:
                 self._stop("the loss", step, terms, micro_batch, factor)
             # DeepSpeed averages gradients over ranks; the loss is already divided by the counts of the whole step.
@@ -198,7 +206,11 @@ class Run:
         assert grad_norm is not None
         if not math.isfinite(grad_norm):
             self._stop("the gradient norm", step, terms, step.micro_batches[-1], factor)
+        if self.ledger:
+            self.ledger.add(step)
         self.grad_norm = grad_norm
+        self.settled = False
+        self.asked_to_stop = totals.asked_to_stop > 0
         self.cursor = step.cursor
         self.progress.add(totals, time.perf_counter() - self.step_started)
         done = step.index + 1
@@ -206,6 +218,42 @@ class Run:
             metrics = self._metrics(step, factor)
             ranks.agree(lambda: self.monitor.log(done, metrics))
         self.monitor.advance()
+
+    def over(self, done: int) -> bool:
+        """Whether ``done`` steps are all."""
+        return done == self.num_steps or self.enough
+
+    def settle(self, done: int) -> None:
+        """Evaluation, probe and checkpoint where they are due after ``done`` steps. Collective."""
+        if self.settled:
+            return
+        config = self.config
+        if self.over(done) or done % config.evaluation.every == 0:
+            self.watchdog.beat(f"evaluation after step {done}", patience=3)
+            self.evaluate(done)
+        if self.prober and (self.over(done) or done % config.probe.every == 0):
+            self.watchdog.beat(f"probe after step {done}", patience=3)
+            self.probe(done)
+        self.settled = True
+        due = self.over(done) or self.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0
+        if done and due:
+            self.save(done)
+
+    def stop_to_go_on(self, done: int) -> NoReturn:
+        """Saves what a later start goes on from. Collective.
+
+        Raises:
+            Preempted: Always.
+        """
+        self.save(done)
+        seconds = max(self.ranks.gather(preemption.seconds_since()))
+        notice = self.config.checkpoint.notice_seconds
+        if seconds > notice:
+            self.monitor.say(
+                f"warning: {seconds:.0f} s from the signal to the checkpoint, of {notice:.0f} s that there may be "
+                "(checkpoint.notice_seconds): ask for the signal earlier, e.g. sbatch --signal=USR1@300"
+            )
+        raise Preempted(f"asked to stop: step {done} of {self.num_steps} is saved; start the run again to go on")
 
     def evaluate(self, done: int) -> None:
         """Held-out metrics and sample texts after ``done`` steps. Collective."""
@@ -231,6 +279,7 @@ class Run:
 
     def save(self, done: int) -> None:
         """Writes a checkpoint. Collective."""
+        self.watchdog.beat(f"checkpoint of step {done}", patience=3)
         state = RunState(
             step=done,
             label_tokens=self.progress.label_tokens,
@@ -255,6 +304,8 @@ class Run:
         checkpoint = self.checkpoint if kept is None else self.checkpoints.path(kept)
         assert checkpoint is not None  # the last step was saved, by this process or before its resumption
 
+        self.watchdog.beat("export", patience=3)
+
         def write() -> None:
             if self.ranks.is_main and not out.exists():
                 export(checkpoint, self.config.run.folder / "tokenizer", out)
@@ -263,35 +314,10 @@ class Run:
         self.monitor.say(f"model: {out} (open it with AutoModelForCausalLM.from_pretrained)")
         return out
 
-    def _introduce(self, checkpoint: Path | None) -> None:
-        config, schedule = self.config, self.schedule
-        plan = schedule.plan(0)
-        only = f" (LoRA trains {self.counts.trained:,})" if config.model.lora.rank else ""
-        used = plan.num_tokens.sum() / (plan.num_rows * config.packing.row_length)
-        self.monitor.say(
-            f"{self.counts.total:,} parameters{only}, {len(self.corpus.train):,} records, "
-            f"{'' if self.rows_counted else 'about '}{self.rows_per_epoch:,} rows an epoch "
-            f"({used:.1%} of positions used), {self.num_steps:,} steps of {config.train.rows_per_step} rows"
-        )
-        opened = config.model.path and config.tokenizer.path
-        if opened and (added := load(opened, config.tokenizer).added):
-            self.monitor.say(f"note: the tokenizer had no {' '.join(added)}: added, with embeddings to be trained")
-        counts = self.corpus.manifest["splits"]["train"]
-        if cut := counts["first_truncated"] + counts["second_truncated"]:
-            self.monitor.say(f"note: {cut:,} views are longer than their most tokens and were cut")
-        epochs = self.num_steps * config.train.rows_per_step / self.rows_per_epoch
-        for line in mixture_lines(config, self.corpus, epochs):
-            self.monitor.say(line)
-        self.monitor.say(
-            f"{self.ranks.world_size} rank(s) on {self.ranks.device.type}, ZeRO-{config.deepspeed.zero_stage}, "
-            f"{str(self.built.dtype).removeprefix('torch.')}, accumulation {schedule.accumulation}; "
-            f"run folder {config.run.folder}" + (f"; resumed from {checkpoint}" if checkpoint else "")
-        )
-        if schedule.empty_share:
-            self.monitor.say(
-                f"note: {schedule.empty_share:.0%} of computed rows are empty, because train.rows_per_step "
-                f"{config.train.rows_per_step} is no multiple of ranks x train.micro_batch_rows"
-            )
+    def _open_ledger(self, first: int) -> Ledger:
+        folder = self.config.run.folder / "ledger"
+        attempt = self.ranks.on_main(lambda: next_attempt(folder))
+        return self.ranks.agree(lambda: Ledger(folder, attempt, self.ranks.rank, first))
 
     def _check_checkpoint(self, path: Path, state: RunState, elsewhere: bool) -> None:
         """Refuses a checkpoint of another run; one from elsewhere may differ in optimizer and objective.
@@ -350,6 +376,7 @@ class Run:
             "parameters": self.counts.total,
             "bos": self.tokenizer.hf.bos_token,
             "evaluation": self.evaluated,
+            "settled": self.settled,
             "lora_rows": self.lora_rows,
             "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],
         }

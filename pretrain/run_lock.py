@@ -1,0 +1,66 @@
+"""One job at a time on a run folder."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from pretrain.errors import DiptychError
+
+LOCK_FILE = "lock.json"
+
+_held: dict[Path, IO[str]] = {}
+
+
+def lock_run(folder: Path) -> str | None:
+    """Takes a run folder for this process until it ends, however it ends. For rank 0.
+
+    The operating system holds the lock, over NFS and Lustre too, and lets go of it when the process dies: nothing is
+    ever left over. What is in the file only says who has it.
+
+    Returns:
+        A line to show if the file system cannot lock, else None.
+
+    Raises:
+        DiptychError: Another process has it; names its job, host and process.
+    """
+    folder = folder.resolve()
+    if folder in _held:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return f"note: {folder} cannot be locked ({error.strerror}): start no second job on it"
+        file.seek(0)
+        raise DiptychError(
+            f"run.folder {folder}: in use by {_owner(file.read())}; wait for it, end it, or choose another folder"
+        ) from None
+    file.truncate(0)
+    json.dump(_self(), file)
+    file.flush()
+    _held[folder] = file
+    return None
+
+
+def _self() -> dict[str, Any]:
+    job = os.environ.get("SLURM_JOB_ID")
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+    return {"host": socket.gethostname(), "pid": os.getpid(), "job": job, "started": time.strftime("%FT%T%z")}
+
+
+def _owner(text: str) -> str:
+    try:
+        found = json.loads(text)
+        job = f"Slurm job {found['job']}, " if found["job"] else ""
+        return f"{job}process {found['pid']} on {found['host']}, since {found['started']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
