@@ -238,6 +238,7 @@ class Run:
         due = self.over(done) or self.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0
         if done and due:
             self.save(done)
+        self.watchdog.beat(f"waiting for the data of step {done + 1}")
 
     def stop_to_go_on(self, done: int) -> NoReturn:
         """Saves what a later start goes on from. Collective.

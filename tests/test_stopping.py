@@ -1,0 +1,162 @@
+"""How a run ends before its end: a signal, a hang, a second job on its folder; and that nothing is lost by it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ranks import REPOSITORY, RankResult, run_ranks
+from test_training import BASE, Settings, arguments, curve, manifest
+
+from pretrain.command import HUNG
+from pretrain.errors import DiptychError
+from pretrain.ledger import Ledger, next_attempt, read_ledger
+from pretrain.preemption import Preempted, Preemption
+from pretrain.run_lock import LOCK_FILE, lock_run
+from pretrain.schedule import MicroBatch, Row, Step
+
+STEPS = 8
+SETTINGS: Settings = BASE | {
+    "train.steps": STEPS,
+    "checkpoint.every": 3,
+    "checkpoint.notice_seconds": 0.001,
+    "evaluation.every": 4,
+    "probe.every": 4,
+    "probe.max_records": 20,
+    "data.heldout_fraction": 0.1,
+    "logging.ledger": True,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RankResult]]:
+    """An undisturbed run; one that is stopped where an evaluation is due, and at its last step; one that hangs."""
+    folder = tmp_path_factory.mktemp("stopping")
+    settings = arguments(SETTINGS | {"data.folder": str(folder / "data")})
+    plan = [
+        ("straight", settings, {}),
+        ("stopped", settings, {"signal_at": 4}),
+        ("stopped", settings, {"signal_at": STEPS}),
+        ("stopped", settings, {}),
+        ("hangs", [*settings, "train.hang_minutes=0.1"], {"hang_at": 4}),
+    ]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    worker = Path(__file__).with_name("stopping_worker.py")
+    return folder, run_ranks(worker, 2, folder, folder / "plan.json", timeout=400, check=False)
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(500)
+def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_a_later_start_goes_on_exactly(
+    runs: tuple[Path, list[RankResult]],
+) -> None:
+    folder, results = runs
+    for result in results:
+        said = [line for line in result.output.splitlines() if line.startswith("=== stopped")]
+        assert [line.split(" is saved")[0].rpartition(": ")[2] for line in said] == [
+            f"step 4 of {STEPS}",
+            f"step {STEPS} of {STEPS}",
+        ], result.output[-3000:]
+    assert "warning: " in results[0].output and "checkpoint.notice_seconds" in results[0].output
+    straight, stopped = folder / "straight", folder / "stopped"
+    assert curve(stopped) == curve(straight)  # the evaluation and probe of step 4 and 8 included
+    assert {4, STEPS} <= {step for step, values in curve(stopped).items() if "eval/lm_loss" in values}
+    assert manifest(stopped, STEPS)["files"] == manifest(straight, STEPS)["files"]
+    assert read_ledger(stopped / "ledger") == read_ledger(straight / "ledger")
+    assert (stopped / "export" / "model.safetensors").is_file()
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(500)
+def test_a_hang_ends_every_rank_with_its_stack_traces(runs: tuple[Path, list[RankResult]]) -> None:
+    folder, results = runs
+    assert [result.exit_code for result in results] == [HUNG, HUNG], results[0].output[-3000:]
+    traces = [(folder / "hangs" / "traces" / f"rank-{rank:05d}.txt").read_text() for rank in range(2)]
+    assert "no progress since: step 4" in traces[0] and "no progress since: waiting for the data of step 4" in traces[1]
+    assert "time.sleep" not in traces[0] and "stopping_worker.py" in traces[1]
+    assert "train.hang_minutes" in results[0].output
+
+
+def test_a_signal_before_training_ends_the_process_at_once(tmp_path: Path) -> None:
+    program = (
+        "import time; from pretrain.command import *; from pretrain.preemption import preemption\n"
+        "def main(argv):\n preemption.listen(); print('on', flush=True); time.sleep(60)\nexit_rank(run_command(main))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 85 and "stopped by SIGTERM before training began" in said
+
+
+def test_signals_are_only_noted_while_a_run_trains_and_children_keep_their_default() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    try:
+        preemption = Preemption()
+        preemption.listen()
+        with preemption.kept():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert preemption.received == "SIGUSR1"
+            ready, told = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.write(told, b".")
+                time.sleep(60)
+                os._exit(0)
+            os.read(ready, 1)
+            os.kill(child, signal.SIGTERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        with pytest.raises(Preempted):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_second_job_on_a_run_folder_is_refused_with_the_first_ones_job_id(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from pretrain.run_lock import lock_run\n"
+        "lock_run(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path / "run"],
+        cwd=REPOSITORY,
+        env=os.environ | {"SLURM_JOB_ID": "4711"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout is not None and first.stdout.readline() == "locked\n"
+    with pytest.raises(DiptychError, match=rf"in use by Slurm job 4711, process {first.pid} on .*; wait for it"):
+        lock_run(tmp_path / "run")
+    first.kill()
+    first.communicate(timeout=30)
+    assert lock_run(tmp_path / "run") is None  # nothing is left over by a kill
+    assert lock_run(tmp_path / "run") is None
+    assert json.loads((tmp_path / "run" / LOCK_FILE).read_text())["pid"] == os.getpid()
+
+
+def test_the_ledger_keeps_what_made_the_weights(tmp_path: Path) -> None:
+    def step(index: int, *rows: int) -> Step:
+        made = tuple(Row(0, 0, row, (row,), ((0, 0),), (True,), 0) for row in rows)
+        return Step(index, 1, 1, (MicroBatch((*made, None), 1, 1),))
+
+    for attempt, rank, first, steps in (
+        (1, 0, 0, [step(0, 0), step(1, 2), step(2, 4)]),
+        (1, 1, 0, [step(0, 1), step(1, 3)]),  # was killed before it had written step 2
+        (2, 0, 2, [step(2, 4, 5), step(3, 6, 7)]),  # one rank, from the checkpoint after two steps
+    ):
+        ledger = Ledger(tmp_path, attempt, rank, first)
+        for each in steps:
+            ledger.add(each)
+    with (tmp_path / "attempt-0002-rank-00000.jsonl").open("a") as file:
+        file.write('{"step": 4, "ro')
+    assert next_attempt(tmp_path) == 3
+    assert read_ledger(tmp_path) == {step: [(0, 0, 2 * step), (0, 0, 2 * step + 1)] for step in range(4)}
