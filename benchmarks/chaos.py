@@ -4,8 +4,8 @@
 
 Two campaigns on the CPU: one on 2 ranks, one on 1 to 4 ranks drawn anew at every start. Between and during starts
 faults are drawn by seed. In the end the ledger of rows must be that of an undisturbed run, every start must have gone
-on from the newest whole checkpoint, every start that failed must have said so with its exit status, and the final weights
-must be those of the undisturbed run: bit for bit on 2 ranks, to 1e-5 where the number of ranks changed.
+on from the newest whole checkpoint, every start that failed must have said so with its exit status, and the final
+weights must be those of the undisturbed run: bit for bit on 2 ranks, to 1e-5 where the number of ranks changed.
 
 Ranks are forked from this process, which has imported everything: a start then costs seconds. The full disk is a small
 tmpfs where root may mount one, else it is left out.

@@ -4,31 +4,40 @@ A checkpoint is written to ``step_N.tmp``; when every rank has written its files
 ``manifest.json``, the folder is renamed to ``step_N``. It holds full tensors per parameter (``engine_state.py``), so
 any number of ranks and any ZeRO stage can resume from it. Its only other state is integers: the data order and all
 random numbers are functions of seed and step.
+
+A save holds up training while the state is copied to host memory; one thread of each rank then writes it, and all ranks
+commit it together between two later steps.
 """
 
-import hashlib
-import json
-import os
 import shutil
+import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pretrain.config import CheckpointConfig
+from pretrain import checkpoint_folder
+from pretrain.checkpoint_files import (
+    MANIFEST,
+    checksum_problem,
+    open_tensors,
+    present_files,
+    read_manifest,
+    wait_to_see,
+)
+from pretrain.checkpoint_folder import checkpoint_name
+from pretrain.checkpoint_save import Save, parts, persistent_buffers
+from pretrain.config import CheckpointConfig, Config
+from pretrain.config_file import identity
 from pretrain.distributed import Ranks
-from pretrain.engine_state import gather_state, restore_state
+from pretrain.engine_state import restore_state
 from pretrain.errors import DiptychError
 
-FORMAT = 1
-PART_BYTES = 2**30
-"""State that a rank holds back before it writes a file."""
+_PLANNED = ("model.", "tokenizer.", "data.", "packing.", "run.seed", "train.rows_per_step")
+"""Settings that a checkpoint of another run must share."""
 
 
 @dataclass(frozen=True)
@@ -60,54 +69,120 @@ class RunState:
     cursor: Mapping[str, int] = field(default_factory=dict)
 
 
-def checkpoint_name(step: int) -> str:
-    """Folder name of a checkpoint."""
-    return f"step_{step:08d}"
-
-
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder.
+
+    Attributes:
+        worth_keeping: A step whose checkpoint is not pruned. It counts from the next :meth:`begin` on: a save in flight
+            must not remove what was worth keeping before.
+        stall_seconds: Time for which the last finished save held up training.
+        save_seconds: Time from the beginning of the last finished save until it was committed.
+    """
 
     def __init__(self, folder: Path, config: CheckpointConfig, ranks: Ranks) -> None:
         self.folder = folder
         self.config = config
         self.ranks = ranks
-        self.worth_keeping: int | None = None  # a step whose checkpoint is not pruned
+        self.worth_keeping: int | None = None
+        self.stall_seconds = 0.0
+        self.save_seconds = 0.0
+        self._save: Save | None = None
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is, or would be."""
         return self.folder / checkpoint_name(step)
 
+    @property
+    def in_flight(self) -> bool:
+        """True between :meth:`begin` and :meth:`complete`; the same on all ranks."""
+        return self._save is not None
+
+    @property
+    def written(self) -> bool:
+        """True if a save is in flight and this rank's files are written, or cannot be. Nothing is communicated."""
+        return self._save is not None and self._save.written
+
     def save(self, engine: Any, state: RunState, canary: Mapping[str, Tensor]) -> Path:
-        """Writes a checkpoint and prunes old ones. Collective.
+        """Writes a checkpoint and prunes old ones, while training waits. Collective.
+
+        A save of this step that is in flight is finished instead.
 
         Args:
             engine: The engine, between two steps.
             state: Everything but tensors.
-            canary: Token ids and the logits that the running engine gives for them; the export is compared with it.
+            canary: Token ids and what the running engine gives for them (``export.canary``).
 
         Raises:
             DiptychError: Some rank could not write; no checkpoint is left behind and the others are untouched.
         """
-        final = self.path(state.step)
-        scratch = final.with_suffix(".tmp")
+        if self._save is None or self._save.step != state.step:
+            self.begin(engine, state, canary)
+        self.complete()
+        return self.path(state.step)
 
-        def start() -> None:
-            if self.ranks.is_main:
-                for left in self.folder.glob("step_????????.tmp"):  # by an interrupted save of this run
-                    shutil.rmtree(left)
-                scratch.mkdir(parents=True)
+    def begin(self, engine: Any, state: RunState, canary: Mapping[str, Tensor]) -> None:
+        """Copies the state to host memory and lets a thread write it. Collective.
 
-        self.ranks.agree(start)
+        A save in flight is finished first, so that there is never more than one copy. If ``config.asynchronous`` is
+        false the files are written here, in parts of ``checkpoint_save.PART_BYTES``, and no whole copy is made.
+
+        Args:
+            engine: The engine, between two steps.
+            state: Everything but tensors.
+            canary: As for :meth:`save`.
+
+        Raises:
+            DiptychError: There is no room to write to, or the save that was in flight failed.
+        """
+        self.complete()
+        scratch = self.path(state.step).with_suffix(".tmp")
+        save = Save(state.step, asdict(state), scratch, self.worth_keeping)
         try:
-            written = self._write_parts(engine, scratch, canary)
-            self.ranks.agree(lambda: self._commit(scratch, final, state, written) if self.ranks.is_main else None)
+            self.ranks.agree(lambda: checkpoint_folder.start(scratch) if self.ranks.is_main else None)
+            self.ranks.agree(lambda: wait_to_see(self.folder, {scratch.name: None}))
         except DiptychError as error:
-            if self.ranks.is_main:
-                shutil.rmtree(scratch, ignore_errors=True)
-            raise DiptychError(f"checkpoint of step {state.step}: {error}; free space or check the disk") from None
-        self.ranks.agree(lambda: self._prune(state.step) if self.ranks.is_main else None)
-        return final
+            raise self._failed(save, error) from None
+        files = parts(engine, canary, self.ranks.rank)
+        if self.config.asynchronous:
+            save.write_aside(list(files))
+        else:
+            save.write(files)
+        self._save = save
+        save.stall = time.perf_counter() - save.began
+
+    def complete(self) -> Path | None:
+        """Waits for the save in flight on all ranks, commits it and prunes old checkpoints. Collective.
+
+        Returns:
+            The checkpoint; None if no save was in flight.
+
+        Raises:
+            DiptychError: On all ranks, as for :meth:`save`.
+        """
+        save, self._save = self._save, None
+        if save is None:
+            return None
+        joined = time.perf_counter()
+        try:
+            self.ranks.agree(save.check)
+            files = {name: entry for part in self.ranks.gather(save.files) for name, entry in part.items()}
+            self.ranks.agree(
+                lambda: checkpoint_folder.commit(save.scratch, save.state, files) if self.ranks.is_main else None
+            )
+        except DiptychError as error:
+            raise self._failed(save, error) from None
+        self.save_seconds = time.perf_counter() - save.began
+        prune = checkpoint_folder.prune
+        self.ranks.agree(lambda: prune(self.folder, save.step, self.config, save.keep) if self.ranks.is_main else None)
+        self.stall_seconds = save.stall + time.perf_counter() - joined
+        return self.path(save.step)
+
+    def _failed(self, save: Save, error: DiptychError) -> DiptychError:
+        if self.ranks.is_main:
+            shutil.rmtree(save.scratch, ignore_errors=True)
+            with suppress(OSError):
+                checkpoint_folder.recover(self.folder)
+        return DiptychError(f"checkpoint of step {save.step}: {error}; free space or check the disk")
 
     def check_room(self, num_parameters: int) -> None:
         """Refuses a disk without room for one checkpoint, before any work is done.
@@ -123,70 +198,20 @@ class Checkpoints:
                 f"{needed / 2**30:.1f} GiB; free space or choose a folder on another disk"
             )
 
-    def _write_parts(self, engine: Any, scratch: Path, canary: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-        """Writes this rank's files; returns size and checksum of every rank's files by name."""
-        files: dict[str, dict[str, Any]] = {}
-        pending: dict[str, Tensor] = {}
-        problem: DiptychError | None = None
-
-        def flush(name: str, tensors: Mapping[str, Tensor]) -> None:
-            nonlocal problem
-            if problem is not None or not tensors:
-                return
-            try:
-                files[name] = _write_tensors(scratch / name, tensors)
-            except DiptychError as error:
-                problem = error  # raised below: the other ranks are still gathering with us
-
-        size = 0
-        for name, tensors in gather_state(engine):
-            for kind, tensor in tensors.items():
-                pending[f"{name.removeprefix('lm.')}/{kind}"] = tensor
-                size += tensor.numel() * tensor.element_size()
-            if size >= PART_BYTES:
-                flush(f"state-{self.ranks.rank:05d}-{len(files):03d}.safetensors", pending)
-                pending, size = {}, 0
-        flush(f"state-{self.ranks.rank:05d}-{len(files):03d}.safetensors", pending)
-        if self.ranks.is_main:
-            buffers = dict(_persistent_buffers(engine.module.lm))
-            flush("buffers.safetensors", buffers)
-            flush("canary.safetensors", canary)
-
-        def report() -> None:
-            if problem is not None:
-                raise problem
-
-        self.ranks.agree(report)
-        return {name: entry for part in self.ranks.gather(files) for name, entry in part.items()}
-
-    def _commit(self, scratch: Path, final: Path, state: RunState, files: dict[str, dict[str, Any]]) -> None:
-        manifest = {"format": FORMAT, "state": asdict(state), "files": files}
-        path = scratch / "manifest.json"
-        with path.open("w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(scratch)
-        if final.exists():  # the same step of the same run, saved before a resumption from an older checkpoint
-            shutil.rmtree(final)
-        os.replace(scratch, final)
-        _sync_folder(self.folder)
-
-    def _prune(self, saved: int) -> None:
-        # Later steps are left over from before a resumption and may be broken: they must not displace what was saved.
-        steps = {int(path.name.removeprefix("step_")): path for path in self.folder.glob("step_????????")}
-        whole = sorted(step for step, path in steps.items() if step <= saved and (path / "manifest.json").is_file())
-        for step in whole[: -self.config.keep_last]:
-            regular = self.config.keep_every and step % self.config.keep_every == 0
-            if not regular and step != self.worth_keeping:
-                shutil.rmtree(steps[step])
-
     def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest whole checkpoint, and a line about each broken one that was skipped. Collective."""
+        """The newest whole checkpoint, and a line about each broken one that was skipped. Collective.
+
+        Raises:
+            DiptychError: Another rank does not see what rank 0 sees.
+        """
+
+        def look() -> list[Path]:
+            checkpoint_folder.recover(self.folder)
+            return list(checkpoint_folder.found_steps(self.folder).values())
+
         skipped: list[str] = []
         # Rank 0's list: on a network file system another node may not see the newest folder yet.
-        found = sorted(self.folder.glob("step_????????"), reverse=True)
-        for path in self.ranks.gather(found)[0]:
+        for path in reversed(self.ranks.on_main(look)):
             problem = self.problem(path)
             if problem is None:
                 return path, skipped
@@ -196,15 +221,24 @@ class Checkpoints:
     def problem(self, path: Path) -> str | None:
         """What is wrong with a checkpoint, by sizes and checksums; None if whole. Collective: ranks share the reading.
 
-        Every rank gets the same answer.
+        What rank 0 sees decides; the others wait until they see it too. Every rank gets the same answer.
+
+        Raises:
+            DiptychError: Another rank does not see what rank 0 sees.
         """
-        found: str | None = None
+
+        def look() -> tuple[dict[str, dict[str, Any]], int]:
+            return present_files(path), (path / MANIFEST).stat().st_size
+
         try:
-            files = _read_manifest(path)["files"]
-            for name, entry in list(files.items())[self.ranks.rank :: self.ranks.world_size]:
-                found = found or _file_problem(path / name, entry)
+            files, manifest_size = self.ranks.on_main(look)
         except DiptychError as error:
-            found = str(error)
+            return str(error)
+        sizes = {MANIFEST: manifest_size} | {name: entry["size"] for name, entry in files.items()}
+        self.ranks.agree(lambda: wait_to_see(path, sizes))
+        found: str | None = None
+        for name, entry in list(files.items())[self.ranks.rank :: self.ranks.world_size]:
+            found = found or checksum_problem(path / name, entry)
         problems = [text for text in self.ranks.gather(found) if text is not None]
         return problems[0] if problems else None
 
@@ -213,102 +247,83 @@ def read_state(path: Path) -> RunState:
     """Reads what a checkpoint says besides tensors.
 
     Raises:
-        DiptychError: The folder is no checkpoint.
+        DiptychError: The folder is no checkpoint, or one of a version that says other things.
     """
-    return RunState(**_read_manifest(path)["state"])
+    try:
+        return RunState(**read_manifest(path)["state"])
+    except TypeError as error:
+        raise DiptychError(f"{path}: is a checkpoint of another version of Diptych ({error})") from None
+
+
+def refuse_other(path: Path, state: RunState, config: Config, data_fingerprint: str, *, elsewhere: bool) -> None:
+    """Refuses a checkpoint that the run of a config cannot go on from.
+
+    Args:
+        path: The checkpoint.
+        state: What it says.
+        config: Of the run.
+        data_fingerprint: Of the run's corpus.
+        elsewhere: It lies outside the run folder: then it may differ in optimizer and objective, but not in what the
+            packing plan depends on, because the step number would stand for other rows.
+
+    Raises:
+        DiptychError: It is of another model or other data; names every difference.
+    """
+    prefixes: tuple[str, ...] = _PLANNED if elsewhere else ("",)
+    if elsewhere and not config.packing.reserve_branches:
+        prefixes += ("objective.predictors", "objective.dropout")
+        if (state.identity.get("objective.lambda", 0) > 0) != (config.objective.lambda_ > 0):
+            prefixes += ("objective.lambda",)
+    problems = difference(state.identity, identity(config), prefixes)
+    if state.data_fingerprint != data_fingerprint:
+        problems.append(f"data fingerprint: {state.data_fingerprint[:12]} -> {data_fingerprint[:12]}")
+    if problems:
+        raise DiptychError("\n  ".join([f"{path}: is a checkpoint of another model or other data:", *problems]))
 
 
 def restore(path: Path, engine: Any, state: RunState) -> None:
-    """Sets the engine to a checkpoint. Collective."""
-    with ExitStack() as stack:
-        where: dict[str, Any] = {}
-        for file in sorted(path.glob("state-*.safetensors")):
-            handle = stack.enter_context(safe_open(file, framework="pt"))
-            where |= {key: handle for key in handle.keys()}  # noqa: SIM118
+    """Sets the engine to a checkpoint. Collective.
+
+    Raises:
+        DiptychError: It does not hold what the engine needs.
+    """
+    with open_tensors(path, "state-") as where:
+        kinds: dict[str, list[str]] = {}
+        for key in where:
+            kinds.setdefault(key.rpartition("/")[0], []).append(key)
 
         def read(name: str) -> dict[str, Tensor]:
-            prefix = name.removeprefix("lm.") + "/"
-            return {key.removeprefix(prefix): where[key].get_tensor(key) for key in where if key.startswith(prefix)}
+            keys = kinds.get(name.removeprefix("lm."), [])
+            return {key.rpartition("/")[2]: where[key].get_tensor(key) for key in keys}
 
         restore_state(engine, read, state.optimizer_step)
-    buffers = path / "buffers.safetensors"
-    if buffers.is_file():
-        with safe_open(buffers, framework="pt") as handle:
-            for name, buffer in _persistent_buffers(engine.module.lm):
-                buffer.copy_(handle.get_tensor(name))
+    with open_tensors(path, "buffers.") as where:
+        for name, buffer in persistent_buffers(engine.module.lm):
+            if where and name not in where:
+                raise DiptychError(f"{path}: holds no buffer {name}")
+            if where:
+                buffer.copy_(where[name].get_tensor(name))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Float32 master weights and persistent buffers of a checkpoint by Hugging Face name."""
     weights = {}
-    for file in [*sorted(path.glob("state-*.safetensors")), path / "buffers.safetensors"]:
-        if file.is_file():
-            with safe_open(file, framework="pt") as handle:
-                for key in handle.keys():  # noqa: SIM118
-                    name, _, kind = key.partition("/")
-                    if kind in ("weight", ""):
-                        weights[name] = handle.get_tensor(key)
+    for kind in ("state-", "buffers."):
+        with open_tensors(path, kind) as where:
+            for key, file in where.items():
+                name, _, part = key.partition("/")
+                if part in ("weight", ""):
+                    weights[name] = file.get_tensor(key)
     return weights
 
 
 def read_canary(path: Path) -> dict[str, Tensor]:
-    """Token ids and logits of the running engine."""
-    with safe_open(path / "canary.safetensors", framework="pt") as handle:
-        return {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+    """Token ids and what the running engine gave for them."""
+    with open_tensors(path, "canary.") as where:
+        return {key: file.get_tensor(key) for key, file in where.items()}
 
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any], prefixes: tuple[str, ...] = ("",)) -> list[str]:
     """Settings under some prefixes in which two identities differ, as ``key: stored -> asked``."""
     keys = sorted(key for key in {*stored, *asked} if key.startswith(prefixes))
     return [f"{key}: {stored.get(key)!r} -> {asked.get(key)!r}" for key in keys if stored.get(key) != asked.get(key)]
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DiptychError(f"{path}: no whole checkpoint, its manifest.json cannot be read ({error})") from None
-    if manifest.get("format") != FORMAT:
-        raise DiptychError(f"{path}: checkpoint format {manifest.get('format')!r}, this version reads {FORMAT}")
-    return manifest
-
-
-def _file_problem(path: Path, entry: Mapping[str, Any]) -> str | None:
-    if not path.is_file():
-        return f"{path.name} is missing"
-    if path.stat().st_size != entry["size"]:
-        return f"{path.name} has {path.stat().st_size} bytes, not {entry['size']}"
-    return None if _checksum(path) == entry["sha256"] else f"{path.name} does not match its checksum"
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        return {"size": path.stat().st_size, "sha256": _checksum(path)}
-    except (SafetensorError, OSError) as error:
-        raise DiptychError(f"{path}: cannot be written ({error})") from None
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _persistent_buffers(lm: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """Buffers that belong to the model's state dict."""
-    buffers = []
-    for module_name, module in lm.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
-                buffers.append((f"{module_name}.{name}".lstrip("."), buffer))
-    return buffers

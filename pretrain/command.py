@@ -44,7 +44,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
         return 0
     except DiptychError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         else:
             # A launcher kills all ranks when the first one fails: leave rank 0 the time to say why. Before the group
@@ -52,7 +52,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
             time.sleep(1 if torch.distributed.is_initialized() else 20)
         return 1
     except Preempted as stop:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             print(stop, file=sys.stderr, flush=True)
         return REQUEUE
     except KeyboardInterrupt:

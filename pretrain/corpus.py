@@ -249,12 +249,14 @@ class Corpus:
         manifest: Counts and fingerprints (docs/data.md lists the keys).
         train: Records to train on.
         heldout: Records to evaluate on.
+        seen: Size and time of the last change (ns) of every file when the corpus was opened.
     """
 
     folder: Path
     manifest: Mapping[str, Any]
     train: Split
     heldout: Split
+    seen: Mapping[str, tuple[int, int]]
 
     @property
     def fingerprint(self) -> str:
@@ -266,6 +268,27 @@ class Corpus:
         """Tokens of the longest pair that any record can give."""
         return max(int(counts["longest_pair"]) for counts in self.manifest["splits"].values())
 
+    def check_unchanged(self) -> None:
+        """Looks at sizes and times of all files again.
+
+        Raises:
+            DiptychError: A file is not what it was when the corpus was opened.
+        """
+        for name, seen in self.seen.items():
+            path = self.folder / name
+            try:
+                found = _size_and_time(path)
+            except FileNotFoundError:
+                raise DiptychError(f"{path}: was removed while the run reads it; {_PUT_BACK}") from None
+            if found != seen:
+                raise DiptychError(
+                    f"{path}: was written to while the run reads it ({seen[0]:,} bytes then, {found[0]:,} now); "
+                    f"{_PUT_BACK}"
+                )
+
+
+_PUT_BACK = "put it back, or remove the folder to prepare it again; then resume from the last checkpoint"
+
 
 def read_corpus(folder: Path) -> Corpus:
     """Opens a prepared corpus.
@@ -276,17 +299,29 @@ def read_corpus(folder: Path) -> Corpus:
     manifest = read_manifest(folder)
     if manifest is None:
         raise DiptychError(f"{folder}: holds no prepared corpus (no manifest.json); run python -m pretrain.prepare")
-    check_files(folder, manifest)
+    seen = check_files(folder, manifest)
     splits = {name: Split(folder, split_entries(manifest, name)) for name in ("train", "heldout")}
-    return Corpus(folder, manifest, splits["train"], splits["heldout"])
+    return Corpus(folder, manifest, splits["train"], splits["heldout"], seen)
 
 
-def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuses a corpus of which a file is missing or cut short."""
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Refuses a corpus of which a file is missing or cut short.
+
+    Returns:
+        Size and time of the last change (ns) of every file.
+    """
+    found = {}
     for name, size in manifest["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             raise DiptychError(f"{path}: missing or cut short; remove {folder} and prepare it again")
+        found[name] = _size_and_time(path)
+    return found
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 def split_entries(manifest: Mapping[str, Any], split: str) -> list[dict[str, Any]]:

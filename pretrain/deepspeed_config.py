@@ -27,6 +27,7 @@ EXTRA_KEYS: dict[str, type | tuple[type, ...]] = {
 
 REFUSED_KEYS = {
     "bf16.check_grad_overflow": "a step whose gradient is not finite must not be applied",
+    "zero_optimization.compute_grad_norm": "a step whose gradient is not finite must not be applied",
     "zero_optimization.zero_hpz_partition_size": "checkpoints need one partition over all ranks",
 }
 """Keys that would break what Diptych promises, and why."""

@@ -15,6 +15,7 @@ from pretrain.config import Config, OptimizerConfig
 from pretrain.corpus import Corpus
 from pretrain.deepspeed_config import deepspeed_config
 from pretrain.distributed import Ranks
+from pretrain.engine_gradients import refused_after_muon
 from pretrain.engine_state import start_state
 from pretrain.existing_weights import load_existing
 from pretrain.learning_rate import learning_rate_factor
@@ -161,7 +162,8 @@ def _muon(hidden: list[Tensor], others: list[dict[str, Any]], config: OptimizerC
 def step_engine(engine: Any) -> float | None:
     """Takes the optimizer step after the last backward of a step, else only counts; returns the gradient norm then.
 
-    The norm is that of the whole gradient before clipping; not finite if DeepSpeed skipped the step. Collective.
+    The norm is that of the whole gradient before clipping. If it is not finite, no weight and no optimizer state was
+    changed; :func:`pretrain.engine_gradients.discard_gradients` makes the engine ready for the next step. Collective.
     """
     if not engine.is_gradient_accumulation_boundary():
         engine.step()
@@ -173,6 +175,8 @@ def step_engine(engine: Any) -> float | None:
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
             return norm
+    elif refused_after_muon(engine):
+        return math.nan
     engine.step()
     return float(engine.get_global_grad_norm()) if norm is None else norm
 

@@ -4,7 +4,8 @@ DeepSpeed's own checkpoints are pickles laid out for one ZeRO stage and one worl
 each parameter, its fp32 master weight and the optimizer's tensors in the parameter's own shape. That is the same set
 of numbers for every ZeRO stage, number of ranks and offload setting, so what one run wrote any other can continue.
 
-Where DeepSpeed 0.19.8 keeps the numbers (read in its source; its private names are used in this file and nowhere else):
+Where DeepSpeed 0.19.8 keeps the numbers (read in its source; its private names are used in this file and in
+``engine_gradients.py``, nowhere else):
 
 ====================== ================================== ============================================================
 settings               ``engine.optimizer``               masters and optimizer state
@@ -218,6 +219,13 @@ class _Layout:
 def _trained(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The parameters that are not frozen, in ``named_parameters()`` order."""
     return ((name, param) for name, param in engine.module.named_parameters() if param.requires_grad)
+
+
+def is_replicated(parameter: torch.Tensor) -> bool:
+    """Whether every rank holds the whole parameter between two steps; the same answer on all ranks."""
+    if not hasattr(parameter, "ds_id"):
+        return True
+    return bool(parameter.ds_persist) and parameter.ds_status.name == "AVAILABLE"  # type: ignore[attr-defined]
 
 
 def start_state(engine: Any) -> None:

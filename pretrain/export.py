@@ -15,10 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pretrain import __version__
-from pretrain.checkpoint import RunState, checkpoint_name, read_canary, read_state, read_weights
+from pretrain.checkpoint import Checkpoints, RunState, read_canary, read_state, read_weights
+from pretrain.checkpoint_folder import checkpoint_name
 from pretrain.command import run_command
+from pretrain.config import CheckpointConfig
+from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.existing_weights import load_existing
 from pretrain.initialization import causal_lm, has_own_code
@@ -125,12 +129,12 @@ def _compare(folder: Path, canary: Mapping[str, Tensor], state: RunState) -> flo
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPES[state.dtype], trust_remote_code=own_code).eval()
     model.set_attn_implementation(plain_attention(model))
     with torch.no_grad():
-        logits = model(canary["ids"]).logits.float()[:, -canary["logits"].shape[1] :]
-    difference = _difference(logits, canary["logits"])
-    if not difference <= TOLERANCE[state.dtype]:
+        found = _measured(model(canary["ids"]).logits, canary["ids"], canary["logits"].shape[1])
+    difference, other, how = _compared(found, canary, TOLERANCE[state.dtype])
+    if other:
         raise DiptychError(
-            f"{folder}: reloaded logits differ from the training engine's by {difference:.1e} relative "
-            f"(limit {TOLERANCE[state.dtype]:.0e}); the export is not to be trusted and was removed"
+            f"{folder}: reloaded {other} differ from the training engine's ({how}); the export is not to be trusted "
+            "and was removed"
             + (". Were the weights at model.path changed?" if state.identity.get("model.lora.rank") else "")
         )
     return difference
@@ -151,9 +155,11 @@ def _tokenizer_class(folder: Path, *, trusted: bool) -> str:
 
 
 def canary(engine: Any, ids: Sequence[int], device: torch.device, positions: int = 4) -> dict[str, Tensor]:
-    """Token ids, shape [1, length], and the engine's logits at the last positions, [1, positions, vocabulary].
+    """What an engine gives for a text, to compare it with later. Collective under ZeRO-3.
 
-    Collective under ZeRO-3.
+    Returns:
+        The token ids, shape [1, length]; the logits at the last positions, [1, positions, vocabulary]; and the mean
+        next-token loss over all positions, a float64.
     """
     lm = engine.module.lm
     batch = torch.tensor([list(ids)], device=device)
@@ -161,29 +167,43 @@ def canary(engine: Any, ids: Sequence[int], device: torch.device, positions: int
     lm.set_attn_implementation(plain_attention(lm))
     engine.eval()
     with torch.no_grad():
-        logits = lm(batch, use_cache=False).logits[:, -positions:].float().cpu()
+        logits = lm(batch, use_cache=False).logits
     engine.train()
     lm.set_attn_implementation(attention)
-    return {"ids": batch.cpu(), "logits": logits.contiguous()}
+    return {"ids": batch.cpu(), **_measured(logits, batch.cpu(), positions)}
 
 
 def check_canary(engine: Any, stored: Mapping[str, Tensor], dtype: str, device: torch.device) -> None:
-    """Checks that a restored engine gives the logits that were stored with its checkpoint. Collective under ZeRO-3.
+    """Checks that a restored engine gives what was stored with its checkpoint. Collective under ZeRO-3.
 
     Raises:
         DiptychError: It does not; the limit leaves room for other kernels and numbers of ranks.
     """
-    positions = stored["logits"].shape[1]
-    difference = _difference(canary(engine, stored["ids"][0].tolist(), device, positions)["logits"], stored["logits"])
-    if not difference <= TOLERANCE[dtype]:
+    found = canary(engine, stored["ids"][0].tolist(), device, stored["logits"].shape[1])
+    _, other, how = _compared(found, stored, TOLERANCE[dtype])
+    if other:
         raise DiptychError(
-            f"the restored model gives other logits than when the checkpoint was written ({difference:.1e} relative, "
-            f"limit {TOLERANCE[dtype]:.0e}): were the weights at model.path changed, or a package? Do not go on from it"
+            f"the restored model gives other {other} than when the checkpoint was written ({how}): were the weights at "
+            "model.path changed, or a package? Do not go on from it"
         )
 
 
-def _difference(logits: Tensor, stored: Tensor) -> float:
-    return float(torch.linalg.vector_norm(logits - stored) / torch.linalg.vector_norm(stored))
+def _measured(logits: Tensor, ids: Tensor, positions: int) -> dict[str, Tensor]:
+    """The last of one text's logits, shape [1, length, vocabulary], and the loss over all of them."""
+    logits = logits.float().cpu()
+    losses = functional.cross_entropy(logits[0, :-1].double(), ids[0, 1:], reduction="none")
+    return {"logits": logits[:, -positions:].clone(), "loss": losses.sum() / max(1, len(losses))}
+
+
+def _compared(found: Mapping[str, Tensor], stored: Mapping[str, Tensor], limit: float) -> tuple[float, str, str]:
+    """The relative difference of logits; what differs too much, else nothing; and by how much."""
+    was = torch.linalg.vector_norm(stored["logits"])
+    difference = float(torch.linalg.vector_norm(found["logits"] - stored["logits"]) / was)
+    if not difference <= limit:
+        return difference, "logits", f"{difference:.1e} relative, limit {limit:.0e}"
+    loss, stored_loss = float(found["loss"]), float(stored.get("loss", found["loss"]))  # older ones have no loss
+    same = abs(loss - stored_loss) <= limit * max(1.0, stored_loss)
+    return difference, "" if same else "losses", f"{loss:.6f}, not {stored_loss:.6f}, limit {limit:.0e}"
 
 
 def model_card(state: RunState, difference: float, tokenizer_class: str) -> str:
@@ -257,10 +277,6 @@ def main(argv: Sequence[str]) -> int:
             raise DiptychError(f"{source}: the run has no checkpoint yet")
         chosen = dict(read_state(steps[-1]).extra.get("choice", {})).get("step")  # by validation, in fine-tuning
         source = steps[-1] if chosen is None else steps[-1].with_name(checkpoint_name(chosen))
-    from pretrain.checkpoint import Checkpoints
-    from pretrain.config import CheckpointConfig
-    from pretrain.distributed import Ranks
-
     problem = Checkpoints(source.parent, CheckpointConfig(), Ranks(0, 1, torch.device("cpu"))).problem(source)
     if problem:
         raise DiptychError(f"{source}: {problem}; export another checkpoint")

@@ -9,14 +9,27 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pretrain.distributed import Ranks
 from pretrain.schedule import Step
 
 RowName = tuple[int, int, int]
 """Epoch, window and index of a row (:class:`pretrain.schedule.Row`)."""
 
 
+def open_ledger(folder: Path, first_step: int, ranks: Ranks) -> "Ledger":
+    """The ledger of the attempt that begins now. Collective.
+
+    Args:
+        folder: Of all attempts of the run.
+        first_step: Steps that are done.
+        ranks: All ranks.
+    """
+    attempt = ranks.on_main(lambda: next_attempt(folder))
+    return ranks.agree(lambda: Ledger(folder, attempt, ranks.rank, first_step))
+
+
 def next_attempt(folder: Path) -> int:
-    """Number of the attempt that begins now. For rank 0."""
+    """Number of the attempt that begins now."""
     return 1 + max((int(path.name.split("-")[1]) for path in folder.glob("attempt-*.jsonl")), default=0)
 
 

@@ -66,9 +66,7 @@ class Monitor:
         if first_step:
             self._line({"event": "resume", "step": first_step})
         if config.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._tensorboard = SummaryWriter(  # type: ignore[no-untyped-call]
+            self._tensorboard = _summary_writer(
                 str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
             )
         shown = sys.stderr.isatty() if config.progress_bar is None else config.progress_bar
@@ -87,6 +85,19 @@ class Monitor:
             self._step += 1
             # The first step warms up; time per step is counted from its end.
             self._timed_from = self._timed_from or (self._step, time.monotonic())
+
+    def go_back(self, step: int) -> None:
+        """The run goes on from ``step`` steps done, fewer than before: lines of later steps are superseded."""
+        if not self.active:
+            return
+        self._line({"event": "resume", "step": step})
+        if self._tensorboard:
+            folder = self._tensorboard.log_dir
+            self._tensorboard.close()
+            self._tensorboard = _summary_writer(folder, purge_step=step + 1)
+        self._bar.n = self._step = step
+        self._bar.refresh()
+        self._timed_from = None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Writes metrics of a step (the number of steps done)."""
@@ -167,6 +178,12 @@ class Monitor:
 
     def _line(self, values: dict[str, Any]) -> None:
         _append(self._metrics, json.dumps(values) + "\n")
+
+
+def _summary_writer(folder: str, purge_step: int | None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder, purge_step=purge_step)  # type: ignore[no-untyped-call]
 
 
 def _append(path: Path, text: str) -> None:

@@ -40,8 +40,9 @@ class Preemption:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
                 return
-            if self.received is None:
-                self.received, self._when = signal.Signals(number).name, time.monotonic()
+            if self.received is not None:  # it is stopping already
+                return
+            self.received, self._when = signal.Signals(number).name, time.monotonic()
             if not self._kept:
                 raise Preempted(f"stopped by {self.received} before training began; start it again to go on")
 

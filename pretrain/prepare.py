@@ -34,7 +34,13 @@ from pretrain.preparation.duplicates import MINHASH_VERSION
 from pretrain.preparation.encoding import Encoding, encode
 from pretrain.preparation.examining import Rules, examine
 from pretrain.preparation.judging import Judge, Judgement
-from pretrain.preparation.manifest import describe_shards, describe_sources, describe_tests, list_files
+from pretrain.preparation.manifest import (
+    check_content,
+    describe_shards,
+    describe_sources,
+    describe_tests,
+    list_files,
+)
 from pretrain.preparation.reading import (
     LISTED,
     ReadPart,
@@ -195,6 +201,7 @@ class _Preparation:
         if manifest is None:
             return False
         check_files(self.folder, manifest)
+        check_content(self.folder, manifest)
         self.check_bad_rows(manifest["rows"], manifest["bad_rows"])
         return True
 

@@ -24,6 +24,7 @@ class Totals:
         positions: Positions, padding included.
         visible: Pairs (token, token it sees).
         asked_to_stop: Ranks that were told to stop.
+        saved: Ranks that have written their part of the checkpoint in flight, at the last micro-batch of a step.
     """
 
     not_finite: float = 0
@@ -36,21 +37,23 @@ class Totals:
     positions: float = 0
     visible: float = 0
     asked_to_stop: float = 0
+    saved: float = 0
 
     def __add__(self, other: "Totals") -> "Totals":
         return Totals(*(own + theirs for own, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
-def sum_over_ranks(terms: LossTerms, batch: Batch, ranks: Ranks, *, asked_to_stop: bool) -> Totals:
+def sum_over_ranks(terms: LossTerms, batch: Batch, ranks: Ranks, *, asked: bool, saved: bool) -> Totals:
     """Totals of one micro-batch. Collective.
 
-    Also the point where every rank learns of another's infinite loss, and that one was told to stop.
+    Also the point where every rank learns of another's infinite loss, that one was told to stop, and that all have
+    written their part of a checkpoint.
 
     One reduction and one transfer to the host, whatever the number of figures.
     """
     losses = torch.stack([terms.loss.detach(), terms.lm_sum, terms.pair_sum]).double()
     finite = losses.isfinite().all().reshape(1)
-    counts = (terms.num_pairs, len(batch.labels), batch.num_tokens, batch.ids.numel(), batch.num_visible, asked_to_stop)
+    counts = (terms.num_pairs, len(batch.labels), batch.num_tokens, batch.ids.numel(), batch.num_visible, asked, saved)
     local = [(~finite).double(), losses.where(finite, 0.0), torch.tensor(counts, device=losses.device).double()]
     return Totals(*ranks.sum(torch.cat(local)))
 

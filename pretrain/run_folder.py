@@ -14,12 +14,10 @@ from pretrain.checkpoint import difference
 from pretrain.config import Config
 from pretrain.config_file import dump_config, identity
 from pretrain.errors import DiptychError
-from pretrain.run_lock import LOCK_FILE, lock_run
+from pretrain.run_lock import FROZEN, LOCK_FILE, lock_run
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "sentencepiece", "datasets", "numpy", "pyarrow")
 
-FROZEN = "frozen"
-"""Folder of the code and config that a submitted job runs, in its run folder."""
 _BEFORE_A_RUN = (LOCK_FILE, FROZEN)
 
 
@@ -101,6 +99,9 @@ def versions() -> dict[str, str]:
 def git_commit() -> dict[str, Any]:
     """Commit of this source tree and whether it has changes; empty outside git."""
     root = Path(__file__).parent.parent
+    if (frozen := root / "git.json").is_file():  # code that was copied when a job was submitted
+        found: dict[str, Any] = json.loads(frozen.read_text(encoding="utf-8"))
+        return found
 
     def git(*arguments: str) -> str:
         return subprocess.run(

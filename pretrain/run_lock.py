@@ -12,6 +12,8 @@ from typing import IO, Any
 from pretrain.errors import DiptychError
 
 LOCK_FILE = "lock.json"
+FROZEN = "frozen"
+"""Folder of the code and config that a submitted job runs, in its run folder."""
 
 _held: dict[Path, IO[str]] = {}
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
@@ -12,13 +12,14 @@ from typing import Any, NoReturn
 
 import torch
 
+from pretrain.bad_step_policy import act_on_bad_step
+from pretrain.bad_steps import BadSteps
 from pretrain.batch import Batch, BatchBuilder
 from pretrain.branches import Branches
-from pretrain.checkpoint import Checkpoints, RunState, difference, read_canary, read_state, restore
+from pretrain.checkpoint import Checkpoints, RunState, read_canary, read_state, refuse_other, restore
 from pretrain.config import Config
 from pretrain.config_file import identity
 from pretrain.corpus import Corpus, read_corpus
-from pretrain.diagnosis import stop_not_finite
 from pretrain.distributed import Ranks
 from pretrain.engine import build_engine, longest_position, model_config, set_learning_rate, step_engine
 from pretrain.engine_state import optimizer_step
@@ -26,23 +27,22 @@ from pretrain.errors import DiptychError
 from pretrain.evaluation import Evaluator
 from pretrain.export import canary, check_canary, export
 from pretrain.introduction import introduction
-from pretrain.ledger import Ledger, next_attempt
+from pretrain.ledger import open_ledger
 from pretrain.lora import special_rows
-from pretrain.model import count_parameters, training_flops
-from pretrain.monitor import Monitor, memory_gib, peak_flops
-from pretrain.objectives.mixed import LossTerms, MixedObjective, make_branches
+from pretrain.model import count_parameters
+from pretrain.monitor import Monitor
+from pretrain.objectives.mixed import MixedObjective, make_branches
 from pretrain.plan import make_schedule
 from pretrain.preemption import Preempted, preemption
 from pretrain.prepare import prepare
 from pretrain.probing.prober import Prober
 from pretrain.progress import Progress, Totals, sum_over_ranks
+from pretrain.rank_drift import compare_ranks
 from pretrain.run_folder import check_run_folder, claim_run_folder, describe_run
-from pretrain.schedule import Cursor, MicroBatch, Step
+from pretrain.schedule import Cursor, Step
+from pretrain.step_metrics import step_metrics
 from pretrain.tokenizer import load
 from pretrain.watchdog import Watchdog
-
-_PLANNED = ("model.", "tokenizer.", "data.", "packing.", "run.seed", "train.rows_per_step")
-"""Settings that a checkpoint of another run must share."""
 
 
 def pretrain(config: Config, ranks: Ranks) -> Path:
@@ -77,8 +77,10 @@ def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Ru
         run.settle(done)
         steps = run.batches(done)
         while not run.over(done):
-            run.train_step(*next(steps))
-            done += 1
+            before, done = done, run.train_step(*next(steps))
+            if done <= before:  # the run went back to a checkpoint
+                steps.close()
+                steps = run.batches(done)
             if run.asked_to_stop:
                 run.stop_to_go_on(done)
             run.settle(done)
@@ -117,6 +119,7 @@ class Run:
         self.evaluator = Evaluator(config, corpus, self.tokenizer, self.branches, ranks)
         self.prober = Prober(config, corpus, self.tokenizer, self.branches, ranks) if config.probe.every else None
         self.checkpoints = Checkpoints(config.run.folder / "checkpoints", config.checkpoint, ranks)
+        self.bad_steps = BadSteps(config.train, config.run.folder)
         self.progress = Progress()
         self.grad_norm = math.nan
         self.step_started = 0.0
@@ -142,15 +145,12 @@ class Run:
         first = 0
         if path is not None:
             state = read_state(path)
-            self._check_checkpoint(path, state, elsewhere)
-            restore(path, self.engine, state)
-            check_canary(self.engine, read_canary(path), state.dtype, ranks.device)
-            first, self.checkpoint = state.step, path
-            self.progress = Progress(state.label_tokens, state.tokens)
-            self.evaluated = dict(state.extra.get("evaluation", {}))
-            self.settled = bool(state.extra.get("settled", True))
-            self.recall(state.extra)
-            self.cursor = Cursor(**state.cursor)
+            refuse_other(path, state, config, self.corpus.fingerprint, elsewhere=elsewhere)
+            if state.step > self.num_steps:
+                raise DiptychError(f"{path}: is at step {state.step}, this config ends at {self.num_steps}")
+            first = self.go_on_from(path, state)
+        else:
+            self.bad_steps.recall({}, ranks)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
         ranks.agree(lambda: self.checkpoints.check_room(self.counts.trained))
         self.monitor = ranks.agree(
@@ -159,7 +159,7 @@ class Run:
             )
         )
         self.watchdog = Watchdog(config.run.folder / "traces", ranks.rank, config.train.hang_minutes)
-        self.ledger = self._open_ledger(first) if config.logging.ledger else None
+        self.ledger = open_ledger(config.run.folder / "ledger", first, ranks) if config.logging.ledger else None
         for line in skipped:
             self.monitor.say(line)
         for line in introduction(self):
@@ -167,10 +167,23 @@ class Run:
         self.schedule.start_from(self.cursor)
         return first
 
+    def go_on_from(self, path: Path, state: RunState) -> int:
+        """Takes up a checkpoint; returns the number of steps done. Collective."""
+        restore(path, self.engine, state)
+        check_canary(self.engine, read_canary(path), state.dtype, self.ranks.device)
+        self.checkpoint = path
+        self.progress = Progress(state.label_tokens, state.tokens)
+        self.evaluated = dict(state.extra.get("evaluation", {}))
+        self.settled = bool(state.extra.get("settled", True))
+        self.bad_steps.recall(state.extra.get("bad_steps", {}), self.ranks)
+        self.recall(state.extra)
+        self.cursor = Cursor(**state.cursor)
+        return state.step
+
     def recall(self, facts: Mapping[str, Any]) -> None:
         """Takes up what :meth:`facts` stored in the checkpoint that the run goes on from."""
 
-    def batches(self, first: int) -> Iterator[tuple[Step, list[Batch]]]:
+    def batches(self, first: int) -> Generator[tuple[Step, list[Batch]], None, None]:
         """Steps from ``first`` on with this rank's micro-batches; the next one is built while this one trains."""
 
         def build(index: int) -> tuple[Step, list[Batch]]:
@@ -186,38 +199,63 @@ class Run:
                 following = background.submit(build, index + 1) if index + 1 < self.num_steps else None
                 yield current
 
-    def train_step(self, step: Step, batches: list[Batch]) -> None:
-        """One optimizer step. Collective."""
+    def train_step(self, step: Step, batches: list[Batch]) -> int:
+        """One optimizer step, unless it is bad. Collective.
+
+        Returns:
+            The number of steps done; no more than before if the run went back to a checkpoint.
+        """
         config, ranks, engine = self.config, self.ranks, self.engine
+        if why := self.bad_steps.left_out.get(step.index):
+            self.monitor.say(f"step {step.index + 1}: left out again ({why})")
+            return self.pass_over(step)
         self.watchdog.beat(f"step {step.index + 1}", patience=1 if self.progress.warm else 3)
         torch.manual_seed(_seed(config.run.seed, step.index, ranks.rank))
-        factor = set_learning_rate(engine, config.optimizer, step.index, self.num_steps)
-        totals = Totals()
-        for micro_batch, cpu_batch in zip(step.micro_batches, batches, strict=True):
+        rate = config.optimizer.lr * set_learning_rate(engine, config.optimizer, step.index, self.num_steps)
+        totals, own = Totals(), torch.zeros(2, dtype=torch.float64, device=ranks.device)
+        for number, cpu_batch in enumerate(batches, start=1):
             batch = cpu_batch.to(ranks.device)
             lm_sum, states = engine(batch)
             terms = self.objective(states, lm_sum, batch, step)
-            totals += sum_over_ranks(terms, batch, ranks, asked_to_stop=preemption.received is not None)
-            if totals.not_finite:
-                self._stop("the loss", step, terms, micro_batch, factor)
+            saved = number == len(batches) and self.checkpoints.written
+            totals += sum_over_ranks(terms, batch, ranks, asked=preemption.received is not None, saved=saved)
+            own += torch.stack([terms.lm_sum, terms.pair_sum])
+            self.asked_to_stop = totals.asked_to_stop > 0
+            whole = math.nan if totals.not_finite else totals.loss
+            # What is wrong with the loss is known before its gradient is: of a part if it is not finite, else of all.
+            if (totals.not_finite or number == len(batches)) and (why := self.bad_steps.verdict(whole)):
+                return act_on_bad_step(self, why, step, loss=whole, own=own, learning_rate=rate)
             # DeepSpeed averages gradients over ranks; the loss is already divided by the counts of the whole step.
             engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
             grad_norm = step_engine(engine)
         assert grad_norm is not None
         if not math.isfinite(grad_norm):
-            self._stop("the gradient norm", step, terms, step.micro_batches[-1], factor)
+            why = "the gradient norm is not finite"
+            return act_on_bad_step(self, why, step, loss=totals.loss, own=own, learning_rate=rate)
+        self.bad_steps.add_good(totals.loss)
         if self.ledger:
             self.ledger.add(step)
         self.grad_norm = grad_norm
         self.settled = False
-        self.asked_to_stop = totals.asked_to_stop > 0
+        if totals.saved == ranks.world_size:
+            self.complete_save()
         self.cursor = step.cursor
         self.progress.add(totals, time.perf_counter() - self.step_started)
         done = step.index + 1
         if done == 1 or done % config.logging.every == 0 or done == self.num_steps:
-            metrics = self._metrics(step, factor)
+            metrics = step_metrics(self, step, rate)
             ranks.agree(lambda: self.monitor.log(done, metrics))
         self.monitor.advance()
+        if config.train.compare_ranks_every and done % config.train.compare_ranks_every == 0:
+            compare_ranks(engine, ranks)
+        return done
+
+    def pass_over(self, step: Step) -> int:
+        """Counts a step that is left out as done."""
+        self.settled = False
+        self.cursor = step.cursor
+        self.monitor.advance()
+        return step.index + 1
 
     def over(self, done: int) -> bool:
         """Whether ``done`` steps are all."""
@@ -237,7 +275,7 @@ class Run:
         self.settled = True
         due = self.over(done) or self.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0
         if done and due:
-            self.save(done)
+            self.save(done, wait=self.over(done))
         self.watchdog.beat(f"waiting for the data of step {done + 1}")
 
     def stop_to_go_on(self, done: int) -> NoReturn:
@@ -246,7 +284,7 @@ class Run:
         Raises:
             Preempted: Always.
         """
-        self.save(done)
+        self.save(done, wait=True)
         seconds = max(self.ranks.gather(preemption.seconds_since()))
         notice = self.config.checkpoint.notice_seconds
         if seconds > notice:
@@ -278,9 +316,10 @@ class Run:
             return
         self.ranks.agree(lambda: self.monitor.log_probe(done, self.progress.label_tokens, metrics))
 
-    def save(self, done: int) -> None:
-        """Writes a checkpoint. Collective."""
+    def save(self, done: int, *, wait: bool) -> None:
+        """Writes a checkpoint, or begins to: steps from now on find out when all ranks have written it. Collective."""
         self.watchdog.beat(f"checkpoint of step {done}", patience=3)
+        self.ranks.agree(lambda: self.corpus.check_unchanged() if self.ranks.is_main else None)
         state = RunState(
             step=done,
             label_tokens=self.progress.label_tokens,
@@ -295,7 +334,23 @@ class Run:
         )
         first_view = self.corpus.heldout.views(0)[0]
         ids = [self.tokenizer.bos, *first_view.tokens][:32]
-        self.checkpoint = self.checkpoints.save(self.engine, state, canary(self.engine, ids, self.ranks.device))
+        self.complete_save()
+        self.checkpoints.begin(self.engine, state, canary(self.engine, ids, self.ranks.device))
+        self.saving = done
+        if wait or not self.config.checkpoint.asynchronous:
+            self.complete_save()
+
+    def complete_save(self) -> None:
+        """Makes a checkpoint of what all ranks have written, or will have soon, if a save is in flight. Collective."""
+        path = self.checkpoints.complete()
+        if path is None:
+            return
+        self.checkpoint = path
+        seconds = {
+            "checkpoint/stall_seconds": self.checkpoints.stall_seconds,
+            "checkpoint/save_seconds": self.checkpoints.save_seconds,
+        }
+        self.ranks.agree(lambda: self.monitor.log(self.saving, seconds))
         self.monitor.flush()
 
     def finish(self) -> Path:
@@ -315,59 +370,6 @@ class Run:
         self.monitor.say(f"model: {out} (open it with AutoModelForCausalLM.from_pretrained)")
         return out
 
-    def _open_ledger(self, first: int) -> Ledger:
-        folder = self.config.run.folder / "ledger"
-        attempt = self.ranks.on_main(lambda: next_attempt(folder))
-        return self.ranks.agree(lambda: Ledger(folder, attempt, self.ranks.rank, first))
-
-    def _check_checkpoint(self, path: Path, state: RunState, elsewhere: bool) -> None:
-        """Refuses a checkpoint of another run; one from elsewhere may differ in optimizer and objective.
-
-        It must not differ in what the packing plan depends on: the step number would then stand for other rows.
-        """
-        prefixes: tuple[str, ...] = _PLANNED if elsewhere else ("",)
-        if elsewhere and not self.config.packing.reserve_branches:
-            prefixes += ("objective.predictors", "objective.dropout")
-            if (state.identity.get("objective.lambda", 0) > 0) != self.objective.needs_branches:
-                prefixes += ("objective.lambda",)
-        problems = difference(state.identity, identity(self.config), prefixes)
-        if state.data_fingerprint != self.corpus.fingerprint:
-            problems.append(f"data fingerprint: {state.data_fingerprint[:12]} -> {self.corpus.fingerprint[:12]}")
-        if problems:
-            raise DiptychError("\n  ".join([f"{path}: is a checkpoint of another model or other data:", *problems]))
-        if state.step > self.num_steps:
-            raise DiptychError(f"{path}: is at step {state.step}, this config ends at {self.num_steps}")
-
-    def _metrics(self, step: Step, factor: float) -> dict[str, float]:
-        totals, seconds, steps = self.progress.take()
-        config = self.config
-        metrics = {"train/loss": totals.loss / steps, "train/lm_loss": totals.lm_sum / max(1.0, totals.labels)}
-        if self.objective.needs_branches:
-            metrics["train/pair_loss"] = totals.pair_sum / max(1.0, totals.pairs)
-            metrics["train/lambda"] = self.objective.weight(step.index)
-        metrics |= {
-            "train/lr": factor * config.optimizer.lr,
-            "train/grad_norm": self.grad_norm,
-            "train/epoch": step.epoch,
-            "train/label_tokens": self.progress.label_tokens,
-            "speed/label_tokens_per_second": totals.labels / seconds,
-            "speed/tokens_per_second": totals.tokens / seconds,
-            "speed/padding_share": 1 - totals.tokens / totals.positions,
-            "memory/gib": memory_gib(self.ranks.device),
-        }
-        peak = peak_flops(config.logging, self.ranks.device, self.built.dtype)
-        flops = training_flops(
-            self.built.hf_config,
-            self.counts,
-            tokens=int(totals.tokens),
-            labels=int(totals.labels),
-            visible=int(totals.visible),
-            frozen=bool(config.model.lora.rank),
-        )
-        if peak and flops:
-            metrics["speed/mfu"] = flops / seconds / (peak * self.ranks.world_size)
-        return metrics
-
     def facts(self) -> dict[str, object]:
         """What a checkpoint stores besides, for the model card and for :meth:`recall`."""
         splits = self.corpus.manifest["splits"]
@@ -378,22 +380,10 @@ class Run:
             "bos": self.tokenizer.hf.bos_token,
             "evaluation": self.evaluated,
             "settled": self.settled,
+            "bad_steps": self.bad_steps.facts(),
             "lora_rows": self.lora_rows,
             "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],
         }
-
-    def _stop(self, what: str, step: Step, terms: LossTerms, micro_batch: MicroBatch, factor: float) -> NoReturn:
-        stop_not_finite(
-            what,
-            step=step.index + 1,
-            local={"lm loss": float(terms.lm_sum), "pair loss": float(terms.pair_sum)},
-            micro_batch=micro_batch,
-            learning_rate=factor * self.config.optimizer.lr,
-            last_grad_norm=self.grad_norm,
-            corpus=self.corpus,
-            folder=self.config.run.folder,
-            ranks=self.ranks,
-        )
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

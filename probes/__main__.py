@@ -22,13 +22,14 @@ from pretrain.command import exit_rank, run_command
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m probes``."""
     from pretrain.distributed import Ranks, start_ranks
+    from pretrain.rank_environment import rank_environment
     from probes.arguments import read_arguments
 
     settings = read_arguments(argv, str(__doc__))
     from probes.reporting import check_folder, write_report, write_tensorboard
     from probes.run import ProbingRun
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if rank_environment(os.environ)["WORLD_SIZE"] != "1":
         ranks = start_ranks(60)
     else:
         ranks = Ranks(0, 1, torch.accelerator.current_accelerator() or torch.device("cpu"))

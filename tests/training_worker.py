@@ -79,12 +79,16 @@ class RecordedRun(trainer.Run):
         if step.index + 1 >= self.options.get("slow_from", self.num_steps + 1):
             time.sleep(1)
 
-    def save(self, done: int) -> None:
+    def save(self, done: int, *, wait: bool) -> None:
         if done == self.options.get("disk_full_at") and self.ranks.rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-        super().save(done)
-        if self.ranks.is_main:
-            self.record["checkpoints"][done] = sorted(path.name for path in self.checkpoints.folder.iterdir())
+        super().save(done, wait=wait)
+
+    def complete_save(self) -> None:
+        super().complete_save()
+        if self.ranks.is_main and self.checkpoint:
+            kept = sorted(path.name for path in self.checkpoints.folder.iterdir())
+            self.record["checkpoints"][int(self.checkpoint.name.removeprefix("step_"))] = kept
 
     def evaluate(self, done: int) -> None:
         if self.options.get("whole"):

@@ -1,14 +1,19 @@
 """What ``manifest.json`` says of a prepared corpus."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from pretrain.errors import DiptychError
 from pretrain.preparation.contamination import DecontaminationConfig, EvaluationIndex
 from pretrain.preparation.judging import Judgement
 from pretrain.preparation.reading import ReadPart
-from pretrain.preparation.shards import COUNTS
+from pretrain.preparation.shards import COUNTS, describe_shard
 from pretrain.sources.record import Source
 
 Shards = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
@@ -74,6 +79,52 @@ def describe_tests(
         }
         for source, found, own in zip(sources, index.sets, parts, strict=True)
     ]
+
+
+def check_content(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuses a corpus of which tokens were changed since it was prepared.
+
+    Only files that are younger than the manifest raise the suspicion, for all of the data is read then: so are those of
+    a copy whose times were not kept, which is believed from then on. A file that was changed without changing its time
+    is not noticed.
+
+    Args:
+        folder: The corpus.
+        manifest: Of it; sizes are checked already (``corpus.check_files``).
+
+    Raises:
+        DiptychError: The tokens are others; names the first suspicious file.
+    """
+    written = (folder / "manifest.json").stat().st_mtime_ns
+    names = [
+        shard["file"]
+        for source in manifest["sources"]
+        for split in manifest["splits"]
+        for shard in source[split]["shards"]
+    ]
+    younger = [name for name in names if (folder / name).stat().st_mtime_ns > written]
+    if not younger:
+        return
+    problem = "its tokens are not those of the manifest"
+    try:
+        shards = {
+            split: [
+                [describe_shard(folder / shard["file"]) for shard in source[split]["shards"]]
+                for source in manifest["sources"]
+            ]
+            for split in manifest["splits"]
+        }
+    except (ValueError, IndexError, pa.ArrowException) as error:
+        problem = f"cannot be read ({error})"
+    else:
+        if describe_shards(shards)["fingerprint"] == manifest["fingerprint"]:
+            with suppress(OSError):
+                os.utime(folder / "manifest.json")
+            return
+    raise DiptychError(
+        f"{folder / younger[0]}: was changed since the corpus was prepared, and {problem}; remove {folder} and prepare "
+        "it again"
+    )
 
 
 def list_files(folder: Path) -> dict[str, int]:

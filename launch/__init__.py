@@ -1,0 +1,1 @@
+"""Submitting, watching and planning runs on a cluster: ``python -m launch``."""

@@ -1,0 +1,48 @@
+"""What a submitted job runs: the code and the config of the moment of submission, in the run folder."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from pretrain.errors import DiptychError
+from pretrain.run_folder import git_commit
+from pretrain.run_lock import FROZEN
+
+SOURCE = Path(__file__).resolve().parents[1]
+PACKAGES = ("pretrain", "finetune", "probes", "launch")
+
+
+def freeze(folder: Path, config: str, *, again: bool = False) -> bool:
+    """Puts code and config into ``folder/frozen``: later edits change nothing for the job.
+
+    Args:
+        folder: Run folder.
+        config: The config as YAML.
+        again: Replace what was frozen for an earlier submission.
+
+    Returns:
+        False if this config was frozen there before, and stays with the code of that time.
+
+    Raises:
+        DiptychError: Another config is frozen there.
+    """
+    frozen = folder / FROZEN
+    if frozen.exists() and not again:
+        if (frozen / "config.yaml").read_text(encoding="utf-8") == config:
+            return False
+        raise DiptychError(
+            f"{frozen}: was submitted with another config; choose another folder, or replace code and config by those "
+            "of now with --refreeze"
+        )
+    scratch = folder / f"{FROZEN}.tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    for package in PACKAGES:
+        shutil.copytree(
+            SOURCE / package, scratch / "code" / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+    (scratch / "code" / "git.json").write_text(json.dumps(git_commit()) + "\n", encoding="utf-8")
+    (scratch / "config.yaml").write_text(config, encoding="utf-8")
+    shutil.rmtree(frozen, ignore_errors=True)
+    os.replace(scratch, frozen)
+    return True

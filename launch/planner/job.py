@@ -1,0 +1,226 @@
+"""What is planned: a config, the machines, and what follows from both before any figure is estimated."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from launch.planner.devices import Gpu, Network
+from launch.planner.rows import Rows, assumed_rows, measured_rows
+from launch.planner.trace import Request, Trace, trace
+from pretrain.config import Config
+from pretrain.deepspeed_config import deepspeed_config
+from pretrain.errors import DiptychError
+from pretrain.initialization import meta_model
+from pretrain.lora import add_lora
+from pretrain.model import ModelConfig, ParameterCounts, choose_attention, count_parameters, hf_config
+from pretrain.tokenizer import load
+
+
+class _Model(NamedTuple):
+    hf_config: Any
+    counts: ParameterCounts
+    sizes: "Sizes"
+    attention: str
+
+
+# The search for what fits asks for the same again and again.
+_MODELS: dict[tuple[Any, ...], _Model] = {}
+_TRACES: dict[tuple[str, Request], Trace] = {}
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The cluster, as the command line names it.
+
+    Attributes:
+        gpus: Ranks, one on each GPU.
+        gpus_per_node: GPUs of a full node.
+        gpu: What they are.
+        network: Between nodes.
+        host_memory: Bytes of host memory of a node.
+        disk: What the file system of the run folder takes in all, in GB/s.
+    """
+
+    gpus: int
+    gpus_per_node: int
+    gpu: Gpu
+    network: Network
+    host_memory: int = 1024 * 2**30
+    disk: float = 2.0
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that are needed."""
+        return math.ceil(self.gpus / self.gpus_per_node)
+
+    @property
+    def ranks_of_node(self) -> int:
+        """Ranks of the fullest node."""
+        return min(self.gpus, self.gpus_per_node)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of parameters that decide what ZeRO holds at once.
+
+    Attributes:
+        largest_module: Most parameters that one module has itself.
+        largest_parameter: The largest trained parameter.
+        small: All in parameters that ZeRO-3 does not partition.
+        hidden: All in trained matrices that Muon trains, were it asked to.
+    """
+
+    largest_module: int
+    largest_parameter: int
+    small: int
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that the estimates need."""
+
+    config: Config
+    machines: Machines
+    data: Rows
+    hf_config: Any
+    counts: ParameterCounts
+    sizes: Sizes
+    dtype: torch.dtype
+    attention: str
+    micro_batch_rows: int
+    accumulation: int
+    zero: Any
+    request: Request
+
+    @cached_property
+    def trace(self) -> Trace:
+        """What a micro-batch keeps, computes and moves; made when it is first asked for."""
+        key = (str(self.hf_config.to_json_string(use_diff=False)), self.request)
+        if key not in _TRACES:
+            _TRACES[key] = trace(self.hf_config, self.request)
+        return _TRACES[key]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of an optimizer step over all ranks, padding left out."""
+        return int(self.config.train.rows_per_step * self.config.packing.row_length * self.data.used)
+
+    @property
+    def labels_per_step(self) -> int:
+        """Label tokens of an optimizer step over all ranks."""
+        return int(self.tokens_per_step * self.data.labelled)
+
+    @property
+    def empty_share(self) -> float:
+        """Share of computed rows that are empty."""
+        return 1 - self.config.train.rows_per_step / (self.accumulation * self.machines.gpus * self.micro_batch_rows)
+
+    @property
+    def visible_per_token(self) -> float:
+        """Tokens that a token sees on average: half of its view alone, or the other view besides."""
+        return self.data.view_tokens / (2 if self.config.packing.layout == "independent" else 1)
+
+
+def make_job(config: Config, machines: Machines, *, corpus: Path | None = None, used: float = 0.95) -> Job:
+    """Puts a job together.
+
+    Args:
+        config: The run's.
+        machines: Where it is to run.
+        corpus: Folder of the prepared corpus, for exact figures of its rows.
+        used: Share of positions that hold tokens, without a corpus.
+
+    Raises:
+        DiptychError: The config cannot be run like this.
+    """
+    world = machines.gpus
+    dtype = {"auto": torch.float32 if machines.gpu.is_cpu else torch.bfloat16}.get(config.train.precision)
+    dtype = dtype or {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.train.precision]
+    data = assumed_rows(config, used) if corpus is None else measured_rows(config, corpus, world)
+    vocabulary = config.tokenizer.vocab_size
+    if config.tokenizer.path is not None:
+        vocabulary = load(config.tokenizer.path, config.tokenizer).vocab_size
+    positions = data.longest if corpus is not None or config.model.path is None else 1
+    ids = (1, 2, *range(3, 3 + config.tokenizer.predictor_tokens))
+    micro = min(config.train.micro_batch_rows, math.ceil(config.train.rows_per_step / world))
+    accumulation = math.ceil(config.train.rows_per_step / (world * micro))
+    group = config.objective.group_rows
+    if accumulation > 1 and world * micro % group:
+        raise DiptychError(
+            f"objective.group_rows: a group of {group} rows would be spread over accumulation steps of {world * micro} "
+            "rows; raise train.micro_batch_rows or lower the group"
+        )
+    settings = deepspeed_config(
+        config,
+        micro_batch_rows=micro,
+        accumulation=accumulation,
+        world_size=world,
+        bfloat16=dtype == torch.bfloat16,
+    )
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # here: importing it takes seconds
+
+    zero = DeepSpeedZeroConfig(**settings["zero_optimization"])
+    small, device = zero.param_persistence_threshold, "cpu" if machines.gpu.is_cpu else "cuda"
+    key = (
+        config.model.model_dump_json(exclude={"activation_checkpointing"}),
+        vocabulary,
+        positions,
+        ids,
+        small,
+        device,
+    )
+    if key not in _MODELS:
+        _MODELS[key] = _model(config.model, vocabulary, positions, ids, small, device)
+    model = _MODELS[key]
+    request = Request(
+        rows=micro,
+        row_length=config.packing.row_length,
+        labels=max(1, int(micro * config.packing.row_length * data.labelled)),
+        loss_chunk_tokens=config.train.loss_chunk_tokens,
+        attention=model.attention,
+        checkpointing=config.model.activation_checkpointing,
+        dtype=dtype,
+        lora=config.model.lora,
+        lora_rows=ids,
+    )
+    return Job(
+        config=config,
+        machines=machines,
+        data=data,
+        hf_config=model.hf_config,
+        counts=model.counts,
+        sizes=model.sizes,
+        dtype=dtype,
+        attention=model.attention,
+        micro_batch_rows=micro,
+        accumulation=accumulation,
+        zero=zero,
+        request=request,
+    )
+
+
+def _model(config: ModelConfig, vocabulary: int, positions: int, ids: Sequence[int], small: int, device: str) -> _Model:
+    model = hf_config(config, vocab_size=vocabulary, bos=1, eos=2, pad=0, positions=positions)
+    twin = meta_model(model)
+    if config.lora.rank:
+        add_lora(twin, config.lora, ids=ids, seed=0)
+    apart = {id(module.weight) for module in twin.modules() if isinstance(module, nn.Embedding)}
+    apart |= {id(parameter) for parameter in twin.get_output_embeddings().parameters()}
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+    sizes = Sizes(
+        largest_module=max(
+            sum(parameter.numel() for parameter in module.parameters(recurse=False)) for module in twin.modules()
+        ),
+        largest_parameter=max(parameter.numel() for parameter in trained),
+        small=sum(parameter.numel() for parameter in twin.parameters() if parameter.numel() <= small),
+        hidden=sum(parameter.numel() for parameter in trained if parameter.ndim > 1 and id(parameter) not in apart),
+    )
+    counts = count_parameters(model, config.lora, ids)
+    return _Model(model, counts, sizes, choose_attention(config, model, device))

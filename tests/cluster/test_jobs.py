@@ -1,0 +1,88 @@
+"""Single jobs on a real Slurm: training across nodes, preemption, a lost node, restarts that end."""
+
+from pathlib import Path
+
+import pytest
+from slurm_user import ROOT, Cluster, losses, metrics, wait_for
+
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(900)]
+SBATCH = ROOT / "launch" / "slurm" / "pretrain.sbatch"
+
+
+def submit(cluster: Cluster, config: Path, run: Path, *options: str) -> str:
+    words = ("--nodes=2", "--ntasks-per-node=1", f"--output={run}.out", *options, SBATCH, config, f"run.folder={run}")
+    return cluster.sbatch(*words)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tiny: Path) -> Path:
+    """A run on two nodes that nobody touched."""
+    run = tiny.parent / "undisturbed"
+    job = submit(cluster, tiny, run)
+    assert cluster.ended(job) == {job: "COMPLETED 0"}, Path(f"{run}.out").read_text()
+    return run
+
+
+def test_a_job_trains_on_two_nodes_and_exports(cluster: Cluster, undisturbed: Path) -> None:
+    screen = Path(f"{undisturbed}.out").read_text()
+    assert "2 rank(s) on cpu, ZeRO-3" in screen
+    assert (undisturbed / "export" / "model.safetensors").is_file()
+    assert list(losses(undisturbed)) == list(range(1, 101))
+    status = cluster.run("python", "-m", "launch", "status", undisturbed)
+    assert status.stdout.splitlines()[1].split()[1:3] == ["finished", "100/100"], status.stdout + status.stderr
+
+
+def test_a_preempted_job_is_requeued_and_ends_as_if_nothing_had_been(
+    cluster: Cluster, tiny: Path, undisturbed: Path
+) -> None:
+    run = tiny.parent / "preempted"
+    job = submit(cluster, tiny, run)
+    wait_for(lambda: len(losses(run)) >= 5)
+    assert cluster.run("scancel", "--signal=USR1", job).returncode == 0
+    assert cluster.ended(job) == {job: "COMPLETED 1"}
+    assert f"asked to stop, and saved; job {job} is requeued" in Path(f"{run}.out").read_text()
+    resumed = [line["step"] for line in metrics(run) if line.get("event") == "resume"]
+    assert len(resumed) == 1 and 5 <= resumed[0] < 100
+    assert losses(run) == losses(undisturbed)
+    weights = [folder / "export" / "model.safetensors" for folder in (run, undisturbed)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_job_that_loses_a_node_goes_on_elsewhere(cluster: Cluster, tiny: Path, undisturbed: Path) -> None:
+    run = tiny.parent / "node-lost"
+    job = submit(cluster, tiny, run)
+    wait_for(lambda: len(losses(run)) > 15)
+    nodes = cluster.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
+    lost = cluster.run("scontrol", "show", "hostnames", nodes).stdout.split()[-1]
+    cluster.fail(lost)
+    assert cluster.ended(job) == {job: "COMPLETED 1"}
+    assert [line["event"] for line in metrics(run) if "event" in line] == ["resume"]
+    assert losses(run) == losses(undisturbed)
+    weights = [folder / "export" / "model.safetensors" for folder in (run, undisturbed)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_restarts_end_after_failures_in_a_row_and_a_mistake_has_none(cluster: Cluster, tmp_path: Path) -> None:
+    """A stage that ends with the statuses of a list, one a start."""
+    stage = tmp_path / "stage.py"
+    stage.write_text(
+        "import sys\n"
+        "path = sys.argv[1]\n"
+        "statuses = open(path).read().split()\n"
+        "open(path, 'w').write(' '.join(statuses[1:]))\n"
+        "sys.exit(int(statuses[0]))\n"
+    )
+    script = tmp_path / "stage.sbatch"
+    lines = "#!/bin/bash\n#SBATCH --requeue --open-mode=append\nmodule=stage\n. launch/slurm/job.sh\n"
+    script.write_text(lines)
+    jobs, expected = [], {}
+    for statuses, end in {"70 85 70 70 0": "FAILED 3", "1 0": "FAILED 0", "85 0": "COMPLETED 1"}.items():
+        left = tmp_path / f"left-{len(jobs)}"
+        left.write_text(statuses)
+        output = f"--output={tmp_path}/%j.out"
+        jobs.append(cluster.sbatch(output, script, left, PYTHONPATH=str(tmp_path), DIPTYCH_MAX_RESTARTS="1"))
+        expected[jobs[-1]] = end
+    screen = tmp_path / f"{jobs[0]}.out"
+    assert cluster.ended(*jobs) == expected, screen.read_text()
+    assert (tmp_path / "left-0").read_text() == "0"
+    assert "ended with status 70, failure 2 in a row; no restart" in screen.read_text()
