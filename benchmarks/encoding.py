@@ -7,7 +7,8 @@ with the field text. One thread each, in parts:
 
     speed     both sides take turns in one process; medians of repetitions, in wall-clock and in processor seconds,
               which other programs on the machine disturb less. Ours pools all layers, last token and mean;
-              sentence-transformers (batch 32, no normalisation) the mean of the last layer, where both must agree
+              sentence-transformers (batch 32, no normalisation) the mean of the last layer, where both must agree.
+              The positions that each side computes, padding included, are counted: they bound the ratio
     memory    peak resident memory, a process for each number of texts, with the states in a cache folder. Texts are
               cut to a few tokens to save time: memory depends on the tokens of a batch, not of a text
 """
@@ -85,6 +86,15 @@ def timed(action: Callable[[], np.ndarray]) -> tuple[np.ndarray, float, float]:
     return result, time.perf_counter() - wall, time.process_time() - processor
 
 
+def counting(base: Any, action: Callable[[], np.ndarray]) -> int:
+    """Positions that a model computes during an action, padding included."""
+    counts: list[int] = []
+    handle = base.get_input_embeddings().register_forward_pre_hook(lambda module, ids: counts.append(ids[0].numel()))
+    action()
+    handle.remove()
+    return sum(counts)
+
+
 def measure_speed(scratch: Path, model: ProbedModel, texts: Sequence[str], repetitions: int) -> dict[str, Any]:
     """Alternates the two sides."""
     from sentence_transformers import SentenceTransformer
@@ -98,8 +108,11 @@ def measure_speed(scratch: Path, model: ProbedModel, texts: Sequence[str], repet
     def theirs() -> np.ndarray:
         return other.encode(list(texts), batch_size=32, normalize_embeddings=False, show_progress_bar=False)
 
-    encode(model, texts[:200])
-    other.encode(list(texts[:200]))
+    positions = {
+        "tokens": sum(len(ids) + model.bos for ids in model.tokenizer.encode_batch(list(texts))),
+        "ours": counting(model.base, ours),
+        "sentence_transformers": counting(other[0].auto_model, theirs),
+    }
     wall: dict[str, list[float]] = {"ours": [], "sentence_transformers": []}
     processor: dict[str, list[float]] = {"ours": [], "sentence_transformers": []}
     for _ in range(repetitions):
@@ -118,6 +131,7 @@ def measure_speed(scratch: Path, model: ProbedModel, texts: Sequence[str], repet
 
     return {
         "texts": len(texts),
+        "positions": positions,
         "wall_seconds": wall,
         "processor_seconds": processor,
         "ratio_of_medians_wall": ratio(wall),

@@ -24,6 +24,7 @@ import torch
 
 from pretrain.errors import DiptychError
 from pretrain.preemption import Preempted
+from pretrain.process_guard import guard_process
 
 CRASHED, REQUEUE, HUNG = 70, 85, 86
 
@@ -33,6 +34,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
 
     Only rank 0 prints: the others stop for the same reason (``Ranks.agree`` sees to that).
     """
+    guard_process()
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is None or accelerator.type == "mps":  # which knows no float64
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every rank that it found none

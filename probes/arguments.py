@@ -13,8 +13,7 @@ from probes.encoding.origin import checkpoints_of
 from probes.encoding.pooling import POOLINGS
 from probes.sets import SetOptions
 
-RANDOM = " (random weights)"
-"""What follows a model's name in that of its random twin."""
+_RANDOM = re.compile(r" \(random weights(, seed \d+)?\)$")
 
 _CONTROLS = ("majority", "tfidf")
 
@@ -34,7 +33,7 @@ class Settings:
         poolings: How a text's states become one vector.
         seeds: Number of seeds.
         sizes: Training sizes of the learning curve; all examples always are the last one.
-        random_twins: Whether each architecture is also probed with random weights.
+        random_seeds: How many times each architecture is also probed with random weights.
         max_tokens: Most tokens of a text; None: the context.
         batch_tokens: Positions of a forward pass; None: as suits the device.
         dtype: Type of the weights.
@@ -52,12 +51,17 @@ class Settings:
     poolings: tuple[str, ...]
     seeds: int
     sizes: tuple[int, ...]
-    random_twins: bool
+    random_seeds: int
     max_tokens: int | None
     batch_tokens: int | None
     dtype: Dtype
     trust_remote_code: bool
     title: str
+
+
+def random_name(name: str, seed: int) -> str:
+    """What a model's twin with random weights of a seed is called."""
+    return f"{name} (random weights{f', seed {seed}' if seed else ''})"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,7 +92,7 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
     add("--pooling", nargs="+", default=["last", "mean"], choices=POOLINGS, help="what a text is read from (last mean)")
     add("--seeds", type=_positive, default=3, metavar="N", help="of folds, training subsets and shuffled labels (3)")
     add("--sizes", nargs="*", type=_positive, metavar="N", help="training sizes of the curve (100 300 1000 3000 ...)")
-    add("--no-random", action="store_true", help="leave out the same architecture with random weights")
+    add("--random-seeds", type=_count, default=1, metavar="N", help="of the same architecture with random weights (1)")
     add("--text", nargs="+", metavar="COLUMN", help="columns that make up a text (text, sentence or review)")
     add("--label", metavar="COLUMN", help="column of the class (label)")
     add("--train-split", metavar="NAME", help="split to train on (train)")
@@ -126,7 +130,7 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
         poolings=tuple(found.pooling),
         seeds=found.seeds,
         sizes=tuple(sorted(set(found.sizes or ()))) if found.sizes is not None else (),
-        random_twins=not found.no_random,
+        random_seeds=found.random_seeds,
         max_tokens=found.max_tokens,
         batch_tokens=found.batch_tokens,
         dtype=found.dtype,
@@ -146,7 +150,7 @@ def _models(given: Sequence[str], checkpoints: bool) -> dict[str, str]:
         if checkpoints and (Path(path) / "checkpoints").is_dir():
             places = {f"{name}@{_step(place.name)}": str(place) for place in checkpoints_of(Path(path))}
         for key, place in places.items():
-            if key in _CONTROLS or key.endswith(RANDOM):
+            if key in _CONTROLS or _RANDOM.search(key):
                 raise DiptychError(f"{place}: controls are called {key!r}; name the model, as in NAME={place}")
             if key in models:
                 raise DiptychError(f"{place}: a second model called {key!r}; name it, as in NAME={place}")
@@ -169,6 +173,13 @@ def _step(name: str) -> str:
     """The step of a checkpoint's folder, or the folder's own name."""
     match = re.fullmatch(r"step_0*(\d+)", name)
     return match[1] if match else name
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("needs at least 0")
+    return number
 
 
 def _positive(text: str) -> int:

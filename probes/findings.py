@@ -89,7 +89,7 @@ def sample(labelled: LabelledSet, most: int) -> NDArray[np.int64]:
 
 
 def comparisons(found: Found, poolings: Sequence[str]) -> tuple[Comparison, ...]:
-    """Pairs of models, each model with its random twin, with TF-IDF and with the largest class.
+    """Pairs of models, each model with each of its random twins, with TF-IDF and with the largest class.
 
     Pairs are compared at each pooling and with each system at the pooling that its cross-validation chose; the largest
     class in the latter way alone. P-values are adjusted for all tests together; the same test by two ways is one.
@@ -100,7 +100,7 @@ def comparisons(found: Found, poolings: Sequence[str]) -> tuple[Comparison, ...]
     if len(trained) > _ALL_PAIRED:
         found.notes.append(f"of {len(trained)} models only the first, {names[0]}, is compared with each of the others")
         pairs = [pair for pair in pairs if pair[0] == names[0]]
-    pairs += [(facts.name, facts.twin) for facts in trained if facts.twin is not None]
+    pairs += [(facts.name, twin) for facts in trained for twin in facts.twins]
     pairs += [(name, "tfidf") for name in names]
     ways: list[tuple[str, str, str | None]] = [(*pair, pooling) for pair in pairs for pooling in poolings]
     ways += [(*pair, None) for pair in (*pairs, *((name, "majority") for name in names))]
@@ -164,11 +164,15 @@ def geometry(found: Found, pairs: str | None) -> Iterator[Geometry]:
 
 
 def similarities(found: Found, poolings: Sequence[str]) -> Iterator[Similarity]:
-    """CKA between all models, on the test texts of the first set that all of them have encoded."""
+    """CKA between all models, on the test texts of the first set that all of them have encoded.
+
+    Of several random twins of an architecture only the first takes part.
+    """
     place = next((item for item in found.sets if len(found.systems(item.name)) == len(found.models)), None)
     if place is None or len(place.test) < 4:
         return
-    rows, systems = sample(place, _ALIKE), found.systems(place.name)
+    rows = sample(place, _ALIKE)
+    systems = [item for item in found.systems(place.name) if not item[0].random_seed]
     if len(systems) > _ALL_PAIRED + 1:
         found.notes.append(
             f"CKA is between the first {_ALL_PAIRED + 1} of {len(systems)} models and random twins alone"

@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pretrain.errors import DiptychError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class ModelFacts:
         path: Folder or hub name.
         random_twin_of: Name of the first model whose architecture and tokenizer this one has, with random weights;
             None: a trained model.
-        twin: Of a trained model: name of its twin with random weights, which models may share; None: there is none.
+        twins: Of a trained model: names of its twins with random weights, by seed, which models may share.
+        random_seed: Of a twin: seed of its weights.
         architecture: Hugging Face model type.
         parameters: Their number.
         layers: Number of representations: the embeddings, then one per block; the last is after the final norm.
@@ -62,7 +63,8 @@ class ModelFacts:
     step: int | None = None
     tokens: int | None = None
     notes: tuple[str, ...] = ()
-    twin: str | None = None
+    twins: tuple[str, ...] = ()
+    random_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,7 @@ class Report:
         geometry: By texts, model, layer and pooling.
         similarities: CKA.
         predictions: By set and system.
-        truncated: Texts longer than a model's context, by model and then set.
+        truncated: Texts longer than a model's context, by model and then set or file of pairs.
         problems: What could not be done, one sentence each.
         notes: What was done otherwise than asked, one sentence each.
     """

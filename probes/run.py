@@ -17,7 +17,7 @@ from pretrain import __version__
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.probing.sampling import curve_sizes
-from probes.arguments import RANDOM, Settings
+from probes.arguments import Settings, random_name
 from probes.encoding.encode import encode
 from probes.encoding.pairs import read_pairs
 from probes.encoding.probed_model import ProbedModel, open_model
@@ -77,37 +77,39 @@ class ProbingRun:
             raise DiptychError("no set could be read: " + "; ".join(self.problems))
 
     def _encode(self) -> None:
-        """Encodes every set with every model and its random twin, one model in memory at a time."""
-        twins: dict[str, str | None] = {}
+        """Encodes every set with every model and its random twins, one model in memory at a time."""
+        twins: dict[str, tuple[str, ...]] = {}
         for name, path in self.settings.models.items():
-            model = self._try(partial(self._open, path, random=False))
+            model = self._try(partial(self._open, path, None))
             facts = self._encode_with(model, name, None) if model is not None else None
             if model is None or facts is None:
                 continue
             place, kind = len(self.found.models), model.kind
             self.found.models.append(facts)
             del model
-            if self.settings.random_twins:
-                if kind not in twins:
-                    twins[kind] = self._encode_twin(name, path)
-                self.found.models[place] = replace(facts, twin=twins[kind])
+            if kind not in twins:
+                twins[kind] = self._encode_twins(name, path)
+            self.found.models[place] = replace(facts, twins=twins[kind])
         if not self.found.models:
             raise DiptychError("no model could be probed: " + "; ".join(self.problems))
 
-    def _encode_twin(self, name: str, path: str) -> str | None:
-        """Encodes with the random twin of a model; returns what it is called, or None if it could not be done."""
-        model = self._try(partial(self._open, path, random=True))
-        facts = self._encode_with(model, f"{name}{RANDOM}", name) if model is not None else None
-        if facts is None:
-            return None
-        self.found.models.append(facts)
-        return facts.name
+    def _encode_twins(self, name: str, path: str) -> tuple[str, ...]:
+        """Encodes with the random twins of a model; returns what those are called with which it could be done."""
+        names = []
+        for seed in range(self.settings.random_seeds):
+            model = self._try(partial(self._open, path, seed))
+            facts = self._encode_with(model, random_name(name, seed), name) if model is not None else None
+            if facts is not None:
+                self.found.models.append(facts)
+                names.append(facts.name)
+        return tuple(names)
 
-    def _open(self, path: str, *, random: bool) -> ProbedModel:
+    def _open(self, path: str, random_seed: int | None) -> ProbedModel:
         settings = self.settings
         return open_model(
             path,
-            random=random,
+            random=random_seed is not None,
+            seed=random_seed or 0,
             dtype=settings.dtype,
             device=self.ranks.device,
             trust_remote_code=settings.trust_remote_code,
@@ -293,6 +295,8 @@ class ProbingRun:
     def _report(self) -> Report:
         found, settings = self.found, self.settings
         overlaps = find_overlaps(found.sets)
+        pairs = None if self.pairs is None else str(settings.pairs)
+        places = [*(labelled.name for labelled in found.sets), *([pairs] if pairs is not None else [])]
         return Report(
             title=settings.title,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -307,14 +311,14 @@ class ProbingRun:
             sets=tuple(_set_facts(item, overlaps[item.name]) for item in found.sets),
             scores=tuple(self.scores),
             comparisons=comparisons(found, settings.poolings),
-            geometry=tuple(geometry(found, None if self.pairs is None else str(settings.pairs))),
+            geometry=tuple(geometry(found, pairs)),
             similarities=tuple(similarities(found, settings.poolings)),
             predictions=tuple(predictions(found)),
             truncated={
                 facts.name: {
-                    labelled.name: found.encoded[facts.name, labelled.name].truncated
-                    for labelled in found.sets
-                    if (facts.name, labelled.name) in found.encoded
+                    place: found.encoded[facts.name, place].truncated
+                    for place in places
+                    if (facts.name, place) in found.encoded
                 }
                 for facts in found.models
             },

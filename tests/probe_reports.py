@@ -61,7 +61,7 @@ def fake_report(
                 *(name, f"runs/{name}/hf", None, "llama", 12_345_678, layers, 256, f"{number:064x}"),
                 *(run, step, step and step * 65536),
                 ("the vocabulary was padded to 32,064",) if number == 2 else (),
-                f"{names[number - (number == 1)]} random" if extras else None,
+                (f"{names[number - (number == 1)]} random",) if extras else (),
             )
         )
     if extras:
@@ -171,8 +171,8 @@ def _learnt(size: int, whole: int) -> float:
 
 def _comparisons(report: Report, poolings: tuple[str, ...]) -> list[Comparison]:
     found = []
-    twins = {model.name: model.twin for model in report.models if model.twin}
-    against = [(name, other) for name, twin in twins.items() for other in (twin, "tfidf", "majority")]
+    twins = {model.name: model.twins for model in report.models if model.twins}
+    against = [(name, other) for name, made in twins.items() for other in (*made, "tfidf", "majority")]
     pairs = [*combinations(twins, 2), *against]
     for facts in report.sets:
         for pooling in (None, *poolings):

@@ -21,12 +21,12 @@ from pretrain.preemption import Preempted, preemption
 class DisturbedRun(trainer.Run):
     options: dict[str, Any] = {}  # noqa: RUF012
 
-    def train_step(self, step: Any, batches: Any) -> None:
+    def train_step(self, step: Any, batches: Any) -> int:
         if self.ranks.rank == 1 and step.index + 1 == self.options.get("signal_at"):
             os.kill(os.getpid(), signal.SIGUSR1)
         if self.ranks.rank == 1 and step.index + 1 == self.options.get("hang_at"):
             time.sleep(1000)
-        super().train_step(step, batches)
+        return super().train_step(step, batches)
 
 
 def main(argv: Sequence[str]) -> int:

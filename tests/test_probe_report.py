@@ -21,6 +21,7 @@ from probes.reporting.canvas import pens
 from probes.reporting.charts import draw_charts
 from probes.reporting.lookup import clear_best, compared, named
 from probes.reporting.page import render
+from probes.reporting.series import layer_lines
 from probes.reporting.summary import summarise
 from probes.reporting.tables import data_table, main_table, model_table
 from probes.results import Comparison, Estimate, ModelFacts, Report, Score, SetFacts, read_report
@@ -63,7 +64,7 @@ def small_report(
     scores: list[Score], comparisons: tuple[Comparison, ...] = (), *, control: bool | None = False
 ) -> Report:
     models = tuple(
-        ModelFacts(name, name, of, "llama", 10, 7, 8, "f" * 64, twin=None if of else "mixed random")
+        ModelFacts(name, name, of, "llama", 10, 7, 8, "f" * 64, twins=() if of else ("mixed random",))
         for name, of in (("mixed", None), ("plain", None), ("mixed random", "mixed"))
         if any(one.system == name for one in scores)
     )
@@ -122,6 +123,50 @@ def test_models_that_share_a_twin_are_all_held_against_it() -> None:
     many = replace(report, models=(*report.models, *(replace(report.models[0], name=name) for name in "abc")))
     assert named(many, "mixed random") == "random weights (mixed and 4 more)"
     assert named(many, "mixed") == "mixed"
+
+
+def test_several_seeds_of_random_weights_are_shown_as_mean_and_spread() -> None:
+    seeds = ("mixed random", "mixed random 1", "mixed random 2")
+    values = (0.56, 0.60, 0.70)
+    scores = [score("mixed", 0.72), score("plain", 0.71)]
+    scores += [score(name, value) for name, value in zip(seeds, values, strict=True)]
+    comparisons = tuple(
+        comparison(name, seed, reached - value, 0.2 if value == 0.70 else 0.01)
+        for name, reached in (("mixed", 0.72), ("plain", 0.71))
+        for seed, value in zip(seeds, values, strict=True)
+    )
+    made = small_report(scores, comparisons)
+    models = tuple(replace(model, twins=seeds) for model in made.models if not model.random_twin_of)
+    twins = tuple(
+        replace(made.models[-1], name=name, random_twin_of="mixed", twins=(), random_seed=number)
+        for number, name in enumerate(seeds)
+    )
+    report = replace(made, models=models + twins)
+    found = summarise(report)
+    assert (
+        "Random weights of the same architecture reach 62.0 % (mean of 3 seeds, standard deviation 7.2 points)."
+        in found.sets[0]
+    )
+    assert "That it reads more than random weights do is not shown for 1 of 3 seeds (p = .20)." in found.sets[0]
+    assert found.headline[-1] == (
+        "Trained weights read sentiment better than random weights of the same architecture in 0 of 2 comparisons, "
+        "each with all 3 seeds of these."
+    )
+    table = main_table(report)
+    assert table is not None
+    assert table.head == ("set", "mixed", "plain", "random weights (mixed, plain)")
+    assert table.groups == (("models", 2), ("controls: random weights", 1))
+    assert (table.rows[0].cells[-1].text, table.rows[0].cells[-1].note) == ("62.0", "sd 7.2\n3 seeds")
+    assert "mean and standard deviation (sd) over seeds" in table.caption
+    assert named(report, "mixed random 1") == "random weights, seed 1 (mixed, plain)"
+    assert [line.label for line in layer_lines(report, "rt", "mean")[2:]] == [
+        f"random weights, seed {number}" for number in range(3)
+    ]
+    listed = model_table(report)
+    assert listed is not None
+    assert [row.cells[0].note for row in listed.rows[2:]] == [
+        f"random weights of mixed, plain, seed {number}" for number in range(3)
+    ]
 
 
 def test_the_summary_is_honest_where_nothing_is_shown() -> None:

@@ -427,7 +427,7 @@ def test_a_hub_that_can_be_reached_is_read_at_one_commit(monkeypatch: pytest.Mon
     )
     found = load_set("mpqa")
     assert loaded == [("jxm/mpqa", None, "train", COMMIT), ("jxm/mpqa", None, "test", COMMIT)]
-    assert found.source == f"hub:jxm/mpqa@{COMMIT}" and found.label_names == ("negative", "positive")
+    assert found.source == f"hub:jxm/mpqa@{COMMIT} (not pinned)" and found.label_names == ("negative", "positive")
     assert found.notes == (
         f"the revision is not pinned; {COMMIT} is the newest of the main branch today, and another may be tomorrow",
     )

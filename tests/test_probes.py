@@ -24,6 +24,7 @@ from probes.encoding.probed_model import ProbedModel, open_model
 from probes.findings import Chosen, Found, comparisons, sample, similarities
 from probes.probing.geometry import linear_cka_matrix
 from probes.probing.scores import ProbeScore
+from probes.reporting.tables import truncation_table
 from probes.results import Estimate, ModelFacts, Report, read_report
 from probes.run import ProbingRun
 from probes.sets import LabelledSet, Split
@@ -85,7 +86,7 @@ def test_a_whole_report_and_the_same_on_two_ranks(folder: Path) -> None:
     }
     report = read_report(folder / "alone" / "report.json")
     assert [facts.name for facts in report.models] == ["one", "one (random weights)", "copy", "other"]
-    assert {facts.twin for facts in report.models if not facts.random_twin_of} == {"one (random weights)"}
+    assert {facts.twins for facts in report.models if not facts.random_twin_of} == {("one (random weights)",)}
     alike = {(item.first, item.second) for item in report.comparisons if item.pooling is None}
     names = ("one", "copy", "other")
     others = ("one (random weights)", "tfidf", "majority")
@@ -115,7 +116,7 @@ def test_a_whole_report_and_the_same_on_two_ranks(folder: Path) -> None:
 
 def test_a_broken_set_or_model_leaves_the_others_alone(folder: Path) -> None:
     arguments = [f"{folder}/one", f"{folder}/nowhere", "--data", f"flat={folder}/flat", f"mood={folder}/mood"]
-    code, output = probe(folder, "partly", *arguments, "--no-random")
+    code, output = probe(folder, "partly", *arguments, "--random-seeds", "0")
     assert code == 1 and "Traceback" not in output, output
     report = read_report(folder / "partly" / "report.json")
     assert [facts.name for facts in report.models] == ["one"] and [facts.name for facts in report.sets] == ["mood"]
@@ -137,6 +138,8 @@ def test_a_broken_set_or_model_leaves_the_others_alone(folder: Path) -> None:
         (["runs/tfidf", "--data", "mood"], "controls are called 'tfidf'; name the model, as in NAME=runs/tfidf"),
         (["majority=a", "--data", "mood"], "as in NAME=a"),
         (["x (random weights)=a", "--data", "mood"], "as in NAME=a"),
+        (["x (random weights, seed 2)=a", "--data", "mood"], "as in NAME=a"),
+        (["a", "--data", "mood", "--random-seeds", "-1"], "--random-seeds"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str) -> None:
@@ -165,13 +168,13 @@ def report_of(folder: Path, *arguments: str) -> Report:
     return ProbingRun(settings(folder, *arguments), Ranks(0, 1, torch.device("cpu")), "python -m probes").run()
 
 
-def test_each_model_has_a_twin_of_its_own_kind_and_it_is_made_once(
+def test_each_model_has_twins_of_its_own_kind_and_they_are_made_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[tuple[str, bool]] = []
+    opened: list[tuple[str, int | None]] = []
 
     def open_and_note(path: str, **options: Any) -> ProbedModel:
-        opened.append((Path(path).name, options["random"]))
+        opened.append((Path(path).name, options["seed"] if options["random"] else None))
         return open_model(path, **options)
 
     monkeypatch.setattr("probes.run.open_model", open_and_note)
@@ -188,23 +191,53 @@ def test_each_model_has_a_twin_of_its_own_kind_and_it_is_made_once(
         "--pooling",
         "mean",
         "pred",
+        "--random-seeds",
+        "2",
     )
-    assert opened == [("one", False), ("one", True), ("low", False), ("low", True), ("copy", False)]
-    assert {facts.name: facts.twin for facts in report.models if not facts.random_twin_of} == {
-        "one": "one (random weights)",
-        "low": "low (random weights)",
-        "copy": "one (random weights)",
+    assert opened == [
+        *(("one", None), ("one", 0), ("one", 1)),
+        *(("low", None), ("low", 0), ("low", 1)),
+        ("copy", None),
+    ]
+    twins = {name: (f"{name} (random weights)", f"{name} (random weights, seed 1)") for name in ("one", "low")}
+    assert {facts.name: facts.twins for facts in report.models if not facts.random_twin_of} == {
+        **twins,
+        "copy": twins["one"],
     }
+    seeds = {facts.name: facts.random_seed for facts in report.models}
+    assert [seeds[name] for name in (*twins["one"], "one")] == [0, 1, None]
+    assert len({facts.fingerprint for facts in report.models}) == 6  # copy's is that of one
     against = {(item.first, item.second) for item in report.comparisons if "random" in item.second}
-    assert against == {
-        (name, f"{twin} (random weights)") for name, twin in (("one", "one"), ("low", "low"), ("copy", "one"))
-    }
+    assert against == {(name, twin) for name in ("one", "low", "copy") for twin in twins.get(name, twins["one"])}
+    # Each seed is a test of its own in Holm's correction: 3 pairs, 6 with random weights, 3 each with TF-IDF and
+    # majority, of which those of one and copy are made twice, with different names.
+    smallest = min(report.comparisons, key=lambda item: item.mcnemar)
+    assert smallest.adjusted == pytest.approx(min(1, 15 * smallest.mcnemar))
+    alike = {(item.first, item.second) for item in report.similarities}
+    assert not any("seed 1" in name for pair in alike for name in pair)
     assert sorted({score.train_size for score in report.scores}) == [40, 120]
     assert report.notes == (
         *(f"{name} was not trained with [PRED] tokens, so it has no pooling pred" for name in ("one", "low", "copy")),
         "mood: train sizes below its 2 classes are left out (1)",
     )
     assert report.chosen("mood", "one", "pred") is None
+
+
+def test_texts_of_pairs_that_were_cut_are_counted(folder: Path) -> None:
+    arguments = ["--data", f"mood={folder}/mood", "--pairs", f"{folder}/pairs.jsonl", "--pooling", "mean"]
+    report = report_of(folder, f"{folder}/one", *arguments, "--max-tokens", "3", "--random-seeds", "1")
+    # 40 views of 20 pairs, all longer than two tokens after their bos.
+    assert {name: by_set[f"{folder}/pairs.jsonl"] for name, by_set in report.truncated.items()} == {
+        "one": 40,
+        "one (random weights)": 40,
+    }
+    table = truncation_table(report)
+    assert table is not None
+    assert [cell.text for cell in table.rows[1].cells] == ["one", f"{folder}/pairs.jsonl", "40"]
+    assert table.rows[1].set is None  # no filter of sets hides it
+    assert report_of(folder, f"{folder}/one", *arguments, "--random-seeds", "0").truncated == {
+        "one": {"mood": 0, f"{folder}/pairs.jsonl": 0}
+    }
 
 
 def test_a_model_that_no_pooling_is_left_for_is_a_problem(folder: Path) -> None:
@@ -230,7 +263,9 @@ def test_errors_of_the_classifier_are_problems_of_their_set(folder: Path, monkey
 
     monkeypatch.setattr("probes.run.probe_scores", fail)
     monkeypatch.setattr("probes.run.tfidf", fail)
-    report = report_of(folder, f"{folder}/one", "--data", f"mood={folder}/mood", "--pooling", "mean", "--no-random")
+    report = report_of(
+        folder, f"{folder}/one", "--data", f"mood={folder}/mood", "--pooling", "mean", "--random-seeds", "0"
+    )
     assert report.problems[0] == "mood: layers, one, mean, 0: odd figures"
     assert report.problems[-1] == "mood, tfidf: odd figures"
     assert {score.system for score in report.scores} == {"majority"}
@@ -242,8 +277,8 @@ def test_a_folder_that_is_no_report_is_refused_at_the_start(tmp_path: Path) -> N
         main(["no-such-model", "--data", "no-such-set", "--out", str(tmp_path)])
 
 
-def facts(name: str, twin: str | None = None, twin_of: str | None = None) -> ModelFacts:
-    return ModelFacts(name, name, twin_of, "llama", 10, 2, 4, "f", twin=twin)
+def facts(name: str, *twins: str, twin_of: str | None = None) -> ModelFacts:
+    return ModelFacts(name, name, twin_of, "llama", 10, 2, 4, "f", twins=twins)
 
 
 def made_set(labels: list[int]) -> LabelledSet:

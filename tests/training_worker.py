@@ -52,7 +52,7 @@ class RecordedRun(trainer.Run):
         own = {name: state[kind] for name, state in gather_state(self.engine) if state}
         return {name: tensor for part in self.ranks.gather(own) for name, tensor in part.items()}
 
-    def train_step(self, step: Any, batches: Any) -> None:
+    def train_step(self, step: Any, batches: Any) -> int:
         rows = [row for micro_batch in step.micro_batches for row in micro_batch.rows if row]
         mine = [[row.epoch, row.index, *row.examples] for row in rows]
         self.record["rows"][step.index + 1] = sorted(row for part in self.ranks.gather(mine) for row in part)
@@ -68,7 +68,7 @@ class RecordedRun(trainer.Run):
         )
         # A part of the block: hooks of the block itself do not run when it is recomputed.
         hook = next(block.children()).register_forward_pre_hook(lambda *_: calls.append(1))
-        super().train_step(step, batches)
+        done = super().train_step(step, batches)
         hook.remove()
         self.record["block_calls"] = len(calls) / len(batches)
         if watched:
@@ -78,6 +78,7 @@ class RecordedRun(trainer.Run):
             self.record["moved"] = {name: part.reshape(len(part), -1).any(1).tolist() for name, part in moved.items()}
         if step.index + 1 >= self.options.get("slow_from", self.num_steps + 1):
             time.sleep(1)
+        return done
 
     def save(self, done: int, *, wait: bool) -> None:
         if done == self.options.get("disk_full_at") and self.ranks.rank == 1:

@@ -126,6 +126,7 @@ def device_memory(gpu: Gpu, ranks_of_node: int) -> int:
 def _find(option: str, name: str, known: Mapping[str, T]) -> T:
     if name.lower() in known:
         return known[name.lower()]
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+    near = [other for other in known if other.startswith(name.lower())]
+    near = near or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}? Known" if near else "known"
     raise DiptychError(f"{option}: {name}: unknown; {hint}: {', '.join(known)}")

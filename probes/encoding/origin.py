@@ -97,9 +97,9 @@ def _exported(checkpoint: Path, out: Path, trust_remote_code: bool) -> Path:
     if problem:
         raise DiptychError(f"{checkpoint}: {problem}; probe another checkpoint")
     state = read_state(checkpoint)
-    if state.identity.get("model.trust_remote_code") and "auto_map" in state.model and not trust_remote_code:
+    if state.identity.get("model.trust_remote_code") and not trust_remote_code:
         raise DiptychError(
-            f"{checkpoint}: the model is Python code of its own; give --trust-remote-code if you trust it"
+            f"{checkpoint}: its run may run Python code of the model; give --trust-remote-code if you trust it"
         )
     tokenizer = checkpoint.parent.parent / "tokenizer"
     if not tokenizer.is_dir():

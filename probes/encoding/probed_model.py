@@ -33,8 +33,8 @@ class ProbedModel:
         parameters: Their number, the head's included.
         way: How it is run.
         fingerprint: SHA-256 (hex) of config and weights; of a random twin, of what they are made from.
-        kind: SHA-256 (hex) of all but the weights: config, tokenizer, bos and predictors. Models of one kind share a
-            random twin.
+        kind: SHA-256 (hex) of all but the weights: config, tokenizer, bos and predictors. Models of one kind share
+            random twins.
         context: Most positions; None: not known.
         random_seed: Seed of random weights; None: a trained model.
         run: Folder of its training run, if known.
@@ -92,6 +92,7 @@ class ProbedModel:
             step=self.step,
             tokens=self.tokens,
             notes=self.notes,
+            random_seed=self.random_seed,
         )
 
 

@@ -18,14 +18,29 @@ def twins(report: Report) -> list[ModelFacts]:
     return [model for model in report.models if model.random_twin_of is not None]
 
 
-def twin_of(report: Report, name: str) -> str | None:
-    """The model with random weights that has the architecture of a trained one, which others may share."""
-    return next((model.twin for model in report.models if model.name == name), None)
+def twins_of(report: Report, name: str) -> tuple[str, ...]:
+    """The random weights, one for each seed, of the architecture of a trained model, which others may share."""
+    return next((model.twins for model in report.models if model.name == name), ())
+
+
+def families(report: Report) -> list[tuple[str, ...]]:
+    """The models with random weights by architecture: those of one differ in their seed alone."""
+    found: dict[str, list[str]] = {}
+    for model in twins(report):
+        found.setdefault(model.random_twin_of or "", []).append(model.name)
+    return [tuple(names) for names in found.values()]
+
+
+def seed_title(report: Report, twin: str) -> str:
+    """The seed of random weights, where there are several, as it follows their name."""
+    family = next((names for names in families(report) if twin in names), ())
+    seeds = {model.name: model.random_seed for model in report.models}
+    return f", seed {seeds[twin] or 0}" if len(family) > 1 else ""
 
 
 def sharers(report: Report, twin: str) -> list[str]:
     """The trained models whose twin a model with random weights is."""
-    return [model.name for model in trained(report) if model.twin == twin]
+    return [model.name for model in trained(report) if twin in model.twins]
 
 
 def named(report: Report, system: str) -> str:
@@ -34,7 +49,7 @@ def named(report: Report, system: str) -> str:
     if len(names) < 2:
         return system_title(system)
     whose = ", ".join(names) if len(names) <= _MOST_NAMES else f"{names[0]} and {len(names) - 1} more"
-    return system_title(f"random weights ({whose})")
+    return system_title(f"random weights{seed_title(report, system)} ({whose})")
 
 
 def controls(report: Report) -> list[str]:

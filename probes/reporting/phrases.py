@@ -1,6 +1,8 @@
 """Figures and names as people read them, the same in every view."""
 
 import json
+from collections.abc import Sequence
+from statistics import mean, stdev
 from typing import Any
 
 from pretrain.inspection.visible import visible
@@ -19,6 +21,12 @@ def percent(share: float) -> str:
 def interval(estimate: Estimate, joined: str = "–") -> str:
     """Both ends in percent."""
     return f"{percent(estimate.low)}{joined}{percent(estimate.high)}"
+
+
+def over_seeds(scores: Sequence[Score]) -> tuple[float, float]:
+    """Mean and standard deviation of the accuracy of one architecture's random weights."""
+    values = [score.accuracy.value for score in scores]
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
 def points(difference: float) -> str:

@@ -4,7 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from probes.reporting.lookup import controls, named, runs, sharers, shuffled, trained, twins, whole
+from probes.reporting.lookup import (
+    controls,
+    families,
+    named,
+    runs,
+    seed_title,
+    sharers,
+    shuffled,
+    trained,
+    twins,
+    whole,
+)
 from probes.reporting.phrases import CONTROLS, system_title
 from probes.results import Estimate, ModelFacts, Report, Score
 
@@ -51,7 +62,10 @@ def label(report: Report, model: str) -> str:
     names = sharers(report, model)
     if len(names) < 2:
         return named(report, model)
-    return "random weights" if len(twins(report)) == 1 else system_title(f"random: {names[0]} + {len(names) - 1} more")
+    seed = seed_title(report, model)
+    if len(families(report)) == 1:
+        return f"random weights{seed}"
+    return system_title(f"random{seed}: {names[0]} + {len(names) - 1} more")
 
 
 def layer_lines(report: Report, set_name: str, pooling: str) -> list[Line]:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from itertools import combinations
 
-from probes.reporting.lookup import compared, shuffled_twin, trained, twin_of
+from probes.reporting.lookup import compared, shuffled_twin, trained, twins_of
 from probes.reporting.phrases import (
     counted,
     interval,
     layer_title,
+    over_seeds,
     p_equals,
     percent,
     points,
@@ -64,20 +65,26 @@ def _headline(report: Report) -> list[str]:
                 f"{different:,} of {counted(len(among), 'comparison')} between the {len(names)} models show a "
                 f"difference ({where}{only})."
             )
-    against = [
-        one
-        for item in sets
-        for name in names
-        if (twin := twin_of(report, name)) and (one := compared(report, item.name, name, twin, None))
-    ]
+    against = [found for item in sets for name in names if (found := _against_random(report, item.name, name))]
     if against:
-        above = sum(one.different and one.difference.value > 0 for one in against)
+        above = sum(all(map(_above, found)) for found in against)
+        most = max(map(len, against))
         reads = "sentiment" if kind == "sentiment set" else "labels"
         sentences.append(
             f"Trained weights read {reads} better than random weights of the same architecture in {above} of "
-            f"{counted(len(against), 'comparison')}."
+            f"{counted(len(against), 'comparison')}{f', each with all {most} seeds of these' if most > 1 else ''}."
         )
     return sentences
+
+
+def _against_random(report: Report, set_name: str, name: str) -> list[Comparison]:
+    """The comparisons of a model with its architecture's random weights, one for each of their seeds."""
+    found = (compared(report, set_name, name, twin, None) for twin in twins_of(report, name))
+    return [one for one in found if one is not None]
+
+
+def _above(comparison: Comparison) -> bool:
+    return comparison.different and comparison.difference.value > 0
 
 
 def _pair_sentence(first: str, second: str, found: list[Comparison], kind: str) -> str:
@@ -137,13 +144,19 @@ def _against(report: Report, best: Score, other: Score) -> str:
 def _floor(report: Report, facts: SetFacts, best: Score) -> list[str]:
     """What is reached with little or nothing to read."""
     parts, sentences = [], []
-    twin = twin_of(report, best.system)
-    random = report.chosen(facts.name, twin) if twin else None
-    if twin and random:
-        parts.append(f"random weights of the same architecture reach {percent(random.accuracy.value)} %")
-        found = compared(report, facts.name, best.system, twin, None)
-        if found and not (found.different and found.difference.value > 0):
-            sentences.append(f"That it reads more than random weights do is not shown ({p_equals(found.adjusted)}).")
+    random = [one for twin in twins_of(report, best.system) if (one := report.chosen(facts.name, twin))]
+    if random:
+        mean, spread = over_seeds(random)
+        several = f" (mean of {len(random)} seeds, standard deviation {points(spread).lstrip('+')} points)"
+        parts.append(
+            f"random weights of the same architecture reach {percent(mean)} %{several if len(random) > 1 else ''}"
+        )
+        tested = _against_random(report, facts.name, best.system)
+        open_ones = [one for one in tested if not _above(one)]
+        if open_ones:
+            where = f" for {len(open_ones)} of {len(tested)} seeds" if len(tested) > 1 else ""
+            largest = p_equals(max(one.adjusted for one in open_ones))
+            sentences.append(f"That it reads more than random weights do is not shown{where} ({largest}).")
     control = shuffled_twin(report, best)
     if control:
         selectivity = points(best.accuracy.value - control.accuracy.value).lstrip("+")
@@ -155,7 +168,7 @@ def _floor(report: Report, facts: SetFacts, best: Score) -> list[str]:
     if majority:
         parts.append(f"the most frequent class alone gives {percent(majority.accuracy.value)} %")
         found = compared(report, facts.name, best.system, "majority", None)
-        if found and not (found.different and found.difference.value > 0):
+        if found and not _above(found):
             chance = p_equals(found.adjusted)
             sentences.append(f"That it is above the most frequent class is not shown ({chance}): no reading is shown.")
         elif not found and best.accuracy.low <= majority.accuracy.value:

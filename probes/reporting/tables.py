@@ -1,14 +1,15 @@
 """The tables of a report, said once for the page and for Markdown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from probes.reporting.geometry_charts import MEASURES
-from probes.reporting.lookup import clear_best, controls, named, sharers, trained, twins
+from probes.reporting.lookup import clear_best, controls, families, named, sharers, trained
 from probes.reporting.phrases import (
     CONTROLS,
     NONE,
     interval,
+    over_seeds,
     p_value,
     percent,
     place,
@@ -71,36 +72,50 @@ def cells(*texts: str | Cell) -> tuple[Cell, ...]:
 
 def main_table(report: Report, pooling: str | None = None) -> Table | None:
     """Sets by systems, at the pooling given or at the one that cross-validation chose."""
-    groups: list[tuple[str, list[str]]] = [
-        ("models", [model.name for model in trained(report)]),
-        ("controls", controls(report)),
-        ("controls: random weights", [model.name for model in twins(report)]),
+    groups: list[tuple[str, list[tuple[str, ...]]]] = [
+        ("models", [(model.name,) for model in trained(report)]),
+        ("controls", [(name,) for name in controls(report)]),
+        ("controls: random weights", families(report)),
     ]
-    columns = [name for _, names in groups for name in names]
+    columns = [names for _, columns in groups for names in columns]
     rows = []
     for facts in report.sets:
-        scores = [report.chosen(facts.name, name, None if name in CONTROLS else pooling) for name in columns]
+        scores = [
+            [score for name in names if (score := report.chosen(facts.name, name, _at(name, pooling)))]
+            for names in columns
+        ]
         if any(scores):
             best = clear_best(report, facts.name, pooling)
             title = Cell(facts.title, "control: not sentiment" if facts.control else "")
-            rows.append(Row((title, *(_score_cell(score, best) for score in scores)), facts.name))
+            rows.append(Row((title, *(_score_cell(found, best) for found in scores)), facts.name))
     if not rows:
         return None
     chosen = "Layer and pooling" if pooling is None else "The layer"
+    several = " Random weights: mean and standard deviation (sd) over seeds of the weights."
     return Table(
-        ("set", *(named(report, name) for name in columns)),
+        ("set", *(named(report, names[0]).replace(", seed 0", "") for names in columns)),
         tuple(rows),
         groups=tuple((title, len(names)) for title, names in groups if names),
         caption=f"Test accuracy in %, with the 95 % interval over test examples (bootstrap, widened to Wilson's where "
         f"fewer than 10 are wrong or right). {chosen} of each model "
         f"{'were' if pooling is None else 'was'} chosen by cross-validation on the training split. "
-        "Bold: best of the row, where a comparison of these very probes finds it different from the next best.",
+        "Bold: best of the row, where a comparison of these very probes finds it different from the next best."
+        + (several if any(len(names) > 1 for names in columns) else ""),
     )
 
 
-def _score_cell(score: Score | None, best: str | None) -> Cell:
-    if score is None:
+def _at(system: str, pooling: str | None) -> str | None:
+    return None if system in CONTROLS else pooling
+
+
+def _score_cell(scores: Sequence[Score], best: str | None) -> Cell:
+    """One system, or one architecture's random weights of several seeds."""
+    if not scores:
         return Cell(NONE)
+    if len(scores) > 1:
+        mean, spread = over_seeds(scores)
+        return Cell(percent(mean), f"sd {percent(spread)}\n{len(scores)} seeds")
+    score = scores[0]
     where = place(score)
     note = interval(score.accuracy) + (f"\n{where}" if where else "")
     return Cell(percent(score.accuracy.value), note, score.system == best)
@@ -222,10 +237,11 @@ def model_table(report: Report) -> Table | None:
     rows = []
     for model in report.models:
         whose = ", ".join(sharers(report, model.name)) or model.random_twin_of
+        seed = f", seed {model.random_seed}" if model.random_seed is not None else ""
         progress = [] if model.step is None else [f"step {model.step:,}"]
         progress += [] if model.tokens is None else [f"{model.tokens:,} tokens"]
         texts = (
-            Cell(named(report, model.name), f"random weights of {whose}" if model.random_twin_of else ""),
+            Cell(named(report, model.name), f"random weights of {whose}{seed}" if model.random_twin_of else ""),
             model.architecture,
             f"{model.parameters:,}",
             str(model.layers - 1),
@@ -240,13 +256,14 @@ def model_table(report: Report) -> Table | None:
 
 def truncation_table(report: Report) -> Table | None:
     """Texts that were longer than a model's context."""
+    sets = {facts.name for facts in report.sets}
     rows = [
-        Row(cells(named(report, model), _title(report, name), f"{count:,}"), name)
+        Row(cells(named(report, model), _title(report, name), f"{count:,}"), name if name in sets else None)
         for model, by_set in report.truncated.items()
         for name, count in by_set.items()
         if count
     ]
-    return _table(("model", "set", "texts cut"), rows, (0, 1))
+    return _table(("model", "texts", "texts cut"), rows, (0, 1))
 
 
 def wrong_table(facts: SetFacts, one: Predictions, most: int | None = None) -> Table | None:

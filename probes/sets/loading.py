@@ -73,8 +73,8 @@ def _from_hub(
     name: str, known: RegisteredSet | None, dataset: str, revision: str | None, config: str | None, options: SetOptions
 ) -> LabelledSet:
     commit = resolve_revision(name, dataset, revision)
-    notes = []
-    if commit != revision:
+    notes, pinned = [], commit == revision
+    if not pinned:
         notes.append(
             f"the revision is not pinned; {commit} is the newest of {revision or 'the main branch'} today, and another "
             "may be tomorrow"
@@ -82,7 +82,7 @@ def _from_hub(
     splits = [options.train_split or "train", options.test_split or "test"]
     columns = _columns(known, options)
     train, test = (open_hub(name, dataset, commit, config, split, **columns) for split in splits)
-    source = f"hub:{dataset}@{commit}" + (f"#{config}" if config else "")
+    source = f"hub:{dataset}@{commit}" + (f"#{config}" if config else "") + ("" if pinned else " (not pinned)")
     try:
         return _made(name, known, source, train, None if splits[0] == splits[1] else test, options, notes)
     except DiptychError as error:
