@@ -14,7 +14,7 @@ from pretrain.config import LoggingConfig
 from pretrain.errors import DiptychError
 
 # Dense bfloat16 peak in TFLOP/s without sparsity, from the vendors' data sheets; the first name that matches counts.
-_PEAK_TFLOPS = {
+PEAK_TFLOPS = {
     "H200": 989.0,
     "H100 PCIe": 756.0,
     "H100": 989.0,
@@ -34,7 +34,7 @@ def peak_flops(config: LoggingConfig, device: torch.device, dtype: torch.dtype) 
         return config.peak_tflops * 1e12
     if device.type == "cuda" and dtype == torch.bfloat16:
         words = torch.cuda.get_device_name(device).replace("-", " ").split()
-        for name, tflops in _PEAK_TFLOPS.items():
+        for name, tflops in PEAK_TFLOPS.items():
             if set(name.split()) <= set(words):
                 return tflops * 1e12
     return None

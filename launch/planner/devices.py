@@ -8,7 +8,7 @@ from typing import TypeVar
 import psutil
 
 from pretrain.errors import DiptychError
-from pretrain.monitor import _PEAK_TFLOPS
+from pretrain.monitor import PEAK_TFLOPS
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Network:
 
 def _gpu(name: str, model: str, gib: float, rest: tuple[float, float, float, float], sheet: str) -> Gpu:
     float32, bandwidth, link, host = rest
-    return Gpu(name, int(gib * 2**30), _PEAK_TFLOPS[model], float32, bandwidth, link, host, sheet)
+    return Gpu(name, int(gib * 2**30), PEAK_TFLOPS[model], float32, bandwidth, link, host, sheet)
 
 
 # Memory as torch.cuda.mem_get_info reports it, a little less than is on the box; NVLink as half of its two directions.
