@@ -267,7 +267,7 @@ class Report:
         geometry: By texts, model, layer and pooling.
         similarities: CKA.
         predictions: By set and system.
-        truncated: Texts longer than a model's context, by model and then set or file of pairs.
+        truncated: Texts longer than a model's context or --max-tokens, by model and then set or file of pairs.
         problems: What could not be done, one sentence each.
         notes: What was done otherwise than asked, one sentence each.
     """

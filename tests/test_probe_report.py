@@ -250,7 +250,7 @@ def test_cautions() -> None:
         "1 thing was done otherwise than asked; see Notes.",
         "6 of 366 probes stopped before they had converged.",
         "Texts are shared between splits or sets on SST-5; see Data.",
-        "Texts longer than a model's context were cut, 12 cases in all; see Data.",
+        "Texts longer than a model's context or --max-tokens were cut, 12 cases; see Data.",
     )
     untested = summarise(small_report([score("mixed", 0.9), score("plain", 0.8)]))
     assert untested.cautions == ("The models were not compared on the same examples: differences are untested.",)

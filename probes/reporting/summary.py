@@ -194,7 +194,9 @@ def _cautions(report: Report) -> list[str]:
         cautions.append(f"Texts are shared between splits or sets on {', '.join(shared)}; see Data.")
     cut = sum(number for by_set in report.truncated.values() for number in by_set.values())
     if cut:
-        cautions.append(f"Texts longer than a model's context were cut, {counted(cut, 'case')} in all; see Data.")
+        cautions.append(
+            f"Texts longer than a model's context or --max-tokens were cut, {counted(cut, 'case')}; see Data."
+        )
     names = {model.name for model in trained(report)}
     if len(names) > 1 and not any({one.first, one.second} <= names for one in report.comparisons):
         cautions.append("The models were not compared on the same examples: differences are untested.")
