@@ -112,6 +112,10 @@ def test_signals_are_only_noted_while_a_run_trains_and_children_keep_their_defau
             os.read(ready, 1)
             os.kill(child, signal.SIGTERM)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)  # a second one, of a process that is stopping already
+        time.sleep(0.1)
+        again = Preemption()
+        again.listen()
         with pytest.raises(Preempted):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
