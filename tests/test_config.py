@@ -69,7 +69,8 @@ model: {lr: 3}
 
 def test_an_unknown_key_that_resembles_nothing_lists_the_known_ones(tmp_path: Path) -> None:
     lines = problems(written(tmp_path, "checkpoint: {zzz: 1}"))
-    assert lines[1:] == ["checkpoint.zzz: unknown key; known here: every, keep_last, keep_every"]
+    known = "every, keep_last, keep_every, asynchronous, notice_seconds"
+    assert lines[1:] == [f"checkpoint.zzz: unknown key; known here: {known}"]
 
 
 def test_a_key_named_like_a_source_type_keeps_its_path(tmp_path: Path) -> None:
