@@ -131,12 +131,18 @@ def test_the_shell_tells_the_launchers_options_from_the_stages_arguments(
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\necho "$@"\n')
     fake.chmod(0o755)
+    (tmp_path / "hosts").mkdir()
+    (tmp_path / "hosts" / "all").write_text("node1 slots=2\n")
     found = subprocess.run(
         ["bash", str(tmp_path / "launch" / "probe.sh"), *words.split()],
+        cwd=tmp_path,
         env=os.environ | {"PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    given = found.stdout.split()
+    given = [
+        word for word in found.stdout.split() if not word.startswith("--master_port=")
+    ]  # a free one, on one machine
+    assert ("--master_port=" in found.stdout) == ("--hostfile" not in words)
     assert given.index(f"{tmp_path}/launch/probe.sh") == options and len(given) == len(words.split()) + 1
