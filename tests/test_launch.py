@@ -143,6 +143,6 @@ def test_the_shell_tells_the_launchers_options_from_the_stages_arguments(
     )
     given = [
         word for word in found.stdout.split() if not word.startswith("--master_port=")
-    ]  # a free one, on one machine
+    ]
     assert ("--master_port=" in found.stdout) == ("--hostfile" not in words)
     assert given.index(f"{tmp_path}/launch/probe.sh") == options and len(given) == len(words.split()) + 1
