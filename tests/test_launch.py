@@ -141,8 +141,6 @@ def test_the_shell_tells_the_launchers_options_from_the_stages_arguments(
         text=True,
         timeout=60,
     )
-    given = [
-        word for word in found.stdout.split() if not word.startswith("--master_port=")
-    ]
+    given = [word for word in found.stdout.split() if not word.startswith("--master_port=")]
     assert ("--master_port=" in found.stdout) == ("--hostfile" not in words)
     assert given.index(f"{tmp_path}/launch/probe.sh") == options and len(given) == len(words.split()) + 1
