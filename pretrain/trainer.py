@@ -68,8 +68,10 @@ def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Ru
     ranks.agree(lambda: check_run_folder(config))
     folder = ranks.on_main(lambda: prepare(config))
     corpus = ranks.agree(lambda: read_corpus(folder))
-    note = ranks.on_main(lambda: claim_run_folder(config))
+    if ranks.on_main(lambda: config.run.folder.exists()):  # early where it can be; a mistake leaves no folder behind
+        ranks.on_main(lambda: claim_run_folder(config))
     run = kind(config, corpus, ranks)
+    note = ranks.on_main(lambda: claim_run_folder(config))
     done = run.resume_or_start()
     with closing(run.monitor), closing(run.watchdog), preemption.kept():
         if note:
