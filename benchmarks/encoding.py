@@ -3,14 +3,15 @@
     python benchmarks/encoding.py [--data data/rotten_tomatoes] --out benchmarks/results/encoding.json
 
 The model is a random Llama (width 192, 6 layers) with a tokenizer trained on the texts; --data holds ``train.jsonl``
-with the field text. One thread each, in parts:
+with the field text. In parts:
 
-    speed     both sides take turns in one process; medians of repetitions, in wall-clock and in processor seconds,
-              which other programs on the machine disturb less. Ours pools all layers, last token and mean;
-              sentence-transformers (batch 32, no normalisation) the mean of the last layer, where both must agree.
-              The positions that each side computes, padding included, are counted: they bound the ratio
-    memory    peak resident memory, a process for each number of texts, with the states in a cache folder. Texts are
-              cut to a few tokens to save time: memory depends on the tokens of a batch, not of a text
+    speed     both sides take turns in one process with as many threads as the machine has cores, and again with one;
+              medians of repetitions, in wall-clock and in processor seconds. Ours pools all layers, last token and
+              mean; sentence-transformers (batch 32, no normalisation) the mean of the last layer, where both must
+              agree. The positions that each side computes, padding included, are counted: with one thread they bound
+              the ratio
+    memory    peak resident memory, a process for each number of texts, with the states in a cache folder, one thread.
+              Texts are cut to a few tokens to save time: memory depends on the tokens of a batch, not of a text
 """
 
 import argparse
@@ -95,12 +96,16 @@ def counting(base: Any, action: Callable[[], np.ndarray]) -> int:
     return sum(counts)
 
 
-def measure_speed(scratch: Path, model: ProbedModel, texts: Sequence[str], repetitions: int) -> dict[str, Any]:
+def measure_speed(
+    scratch: Path, model: ProbedModel, texts: Sequence[str], repetitions: int, threads: int
+) -> dict[str, Any]:
     """Alternates the two sides."""
     from sentence_transformers import SentenceTransformer
 
-    write_sentence_transformer(scratch / "model", scratch / "theirs", pooling="mean")
+    if not (scratch / "theirs").exists():
+        write_sentence_transformer(scratch / "model", scratch / "theirs", pooling="mean")
     other = SentenceTransformer(str(scratch / "theirs"), device="cpu")
+    torch.set_num_threads(threads)
 
     def ours() -> np.ndarray:
         return encode(model, texts, poolings=("last", "mean"), progress=False).get(model.layers - 1, "mean")
@@ -131,6 +136,7 @@ def measure_speed(scratch: Path, model: ProbedModel, texts: Sequence[str], repet
 
     return {
         "texts": len(texts),
+        "threads": threads,
         "positions": positions,
         "wall_seconds": wall,
         "processor_seconds": processor,
@@ -172,13 +178,12 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    torch.set_num_threads(1)
     data = arguments.data / "train.jsonl"
     texts = [json.loads(line)["text"] for line in data.open(encoding="utf-8")]
     results: dict[str, Any] = {}
     if arguments.out and arguments.out.is_file():
         results = json.loads(arguments.out.read_text(encoding="utf-8"))
-    results["machine"] = {"cores": os.cpu_count(), "threads": 1, "processor": platform.machine()}
+    results["machine"] = {"cores": os.cpu_count(), "processor": platform.machine()}
     results["versions"] = {"torch": torch.__version__}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -187,7 +192,11 @@ def main() -> None:
             print(part, flush=True)
             if part == "speed":
                 model = open_model(scratch / "model")
-                results[part] = measure_speed(scratch, model, texts[: arguments.texts], arguments.repetitions)
+                some = texts[: arguments.texts]
+                results[part] = [
+                    measure_speed(scratch, model, some, arguments.repetitions, threads)
+                    for threads in dict.fromkeys((os.cpu_count() or 1, 1))
+                ]
             else:
                 results[part] = measure_memory(scratch, data, arguments.memory, arguments.cut)
     text = json.dumps(results, indent=1)

@@ -98,7 +98,10 @@ def split_arguments(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 def dump_config(config: Config) -> str:
     """The resolved config as YAML that :func:`load_config` reads back."""
-    return yaml.dump(config.model_dump(mode="json", by_alias=True), Dumper=_Dumper, sort_keys=False, width=100)
+    tree = config.model_dump(mode="json", by_alias=True)
+    if config.model.path is not None:  # the model there has its own, and a config that names both is refused
+        del tree["model"]["type"], tree["model"]["fields"]
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100)
 
 
 def identity(config: Config) -> dict[str, Any]:

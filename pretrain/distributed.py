@@ -5,17 +5,19 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pretrain.errors import DiptychError
-from pretrain.rank_environment import device_index, rank_environment, unused_tasks
+from pretrain.rank_environment import device_index, missing_hostfile, rank_environment, unused_tasks
 
 T = TypeVar("T")
 
@@ -98,6 +100,8 @@ def start_ranks(timeout_minutes: int) -> Ranks:
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     if note := unused_tasks(os.environ):
         print(note, file=sys.stderr, flush=True)
+    if hostfile := missing_hostfile(_commands_above()):
+        raise DiptychError(f"--hostfile {hostfile}: no such file")
     os.environ.update(rank_environment(os.environ))
     if os.environ["WORLD_SIZE"] == "1" and "MASTER_PORT" not in os.environ:
         os.environ["MASTER_PORT"] = str(_free_port())
@@ -121,6 +125,13 @@ def start_ranks(timeout_minutes: int) -> Ranks:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_SIZE", "1"))))
     device = torch.device(accelerator.device_name(local_rank) if accelerator.device_name() != "cpu" else "cpu")
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _commands_above() -> Iterator[list[str]]:
+    """Command lines of the processes that started this one."""
+    for process in psutil.Process().parents():
+        with suppress(psutil.Error):  # ended meanwhile, or another user's
+            yield process.cmdline()
 
 
 def _meet() -> TCPStore | None:

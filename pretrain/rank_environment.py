@@ -5,7 +5,8 @@ torchrun and deepspeed say it in the variables that torch reads. ``srun`` says i
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from pretrain.errors import DiptychError
 
@@ -55,6 +56,25 @@ def unused_tasks(environ: Mapping[str, str]) -> str | None:
     if "RANK" in environ or "SLURM_STEP_NUM_TASKS" in environ or tasks == "1":
         return None
     return f"note: Slurm gave this job {tasks} tasks, but this is one process alone: start it with srun to use them all"
+
+
+def missing_hostfile(commands: Iterable[Sequence[str]]) -> str | None:
+    """The hostfile that a deepspeed launcher was given and did not find: it then quietly runs on this machine alone.
+
+    Args:
+        commands: Command lines of the processes that started this one.
+    """
+    for words in commands:
+        if not any(Path(word).name == "deepspeed" for word in words[:2]):
+            continue
+        for option, value in zip(words, (*words[1:], ""), strict=True):
+            if option.endswith((".sh", ".py")):  # what follows is the script's own
+                break
+            if option.startswith("--hostfile="):
+                option, value = option.split("=", 1)
+            if option in ("--hostfile", "-H") and not Path(value).is_file():
+                return value
+    return None
 
 
 def device_index(environ: Mapping[str, str], devices: int) -> int:

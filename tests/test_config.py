@@ -305,6 +305,12 @@ def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
     assert dump_config(load_config(path)) == path.read_text()
 
 
+def test_the_resolved_config_of_a_run_from_a_model_reads_back(tmp_path: Path) -> None:
+    given = written(tmp_path, "model: {path: someone/model}\ndata: {sources: [{type: reviews, count: 9}]}\n")
+    config = load_config(given)
+    assert load_config(written(tmp_path, dump_config(config))) == config
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.floats(1e-12, 1e12),

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,29 @@ def test_no_compiler_is_needed_on_the_cpu_and_where_one_is_the_error_says_so(con
     assert plain.returncode == 0, plain.stderr
 
 
+def shell_process(folder: Path, launcher: str, words: Sequence[str]) -> subprocess.Popen[str]:
+    """Starts ``launch/probe.sh`` with a shell script in place of the deepspeed launcher."""
+    shutil.copytree(ROOT / "launch", folder / "launch")
+    fake = folder / "bin" / "deepspeed"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\n{launcher}\n")
+    fake.chmod(0o755)
+    return subprocess.Popen(
+        ["bash", str(folder / "launch" / "probe.sh"), *words],
+        cwd=folder,
+        env=os.environ | {"PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def shell_start(folder: Path, launcher: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    with shell_process(folder, launcher, words) as shell:
+        stdout, stderr = shell.communicate(timeout=60)
+    return subprocess.CompletedProcess(shell.args, shell.returncode, stdout, stderr)
+
+
 @pytest.mark.parametrize(
     ("words", "options"),
     [
@@ -126,21 +151,59 @@ def test_no_compiler_is_needed_on_the_cpu_and_where_one_is_the_error_says_so(con
 def test_the_shell_tells_the_launchers_options_from_the_stages_arguments(
     tmp_path: Path, words: str, options: int
 ) -> None:
-    shutil.copytree(ROOT / "launch", tmp_path / "launch")
-    fake = tmp_path / "bin" / "deepspeed"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\necho "$@"\n')
-    fake.chmod(0o755)
     (tmp_path / "hosts").mkdir()
     (tmp_path / "hosts" / "all").write_text("node1 slots=2\n")
-    found = subprocess.run(
-        ["bash", str(tmp_path / "launch" / "probe.sh"), *words.split()],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    found = shell_start(tmp_path, 'echo "$@"', words.split())
     given = [word for word in found.stdout.split() if not word.startswith("--master_port=")]
     assert ("--master_port=" in found.stdout) == ("--hostfile" not in words)
     assert given.index(f"{tmp_path}/launch/probe.sh") == options and len(given) == len(words.split()) + 1
+
+
+@pytest.mark.parametrize(
+    ("statuses", "limit", "ends", "starts"),
+    [
+        ("70 86 85 0", "3", 0, 4),  # a lost rank, no progress, a preemption, then the end
+        ("70 70 70 0", "2", 70, 3),  # no more than asked for
+        ("1 0", "3", 1, 1),  # a user's mistake comes again
+        ("130 0", "3", 130, 1),  # what a user stopped stays stopped
+    ],
+)
+def test_a_failed_run_is_started_again_a_bounded_number_of_times(
+    tmp_path: Path, statuses: str, limit: str, ends: int, starts: int
+) -> None:
+    found = shell_start(
+        tmp_path,
+        f'echo "$@" >> {tmp_path}/starts\nset -- {statuses}\nshift $(($(wc -l < {tmp_path}/starts) - 1))\nexit $1',
+        ["--max_restarts", limit, "runs/a", "--data", "mood"],
+    )
+    lines = (tmp_path / "starts").read_text().splitlines()
+    assert (found.returncode, len(lines)) == (ends, starts), found.stderr
+    assert all(line.endswith("probe.sh runs/a --data mood") for line in lines)
+    assert found.stderr.count("note: exit status") == starts - 1
+    assert (f"error: exit status {ends} after {limit} restarts" in found.stderr) == (
+        starts == int(limit) + 1 and ends > 0
+    )
+
+
+@pytest.mark.parametrize("limit", ["", "-1", "two"])
+def test_a_number_of_restarts_that_is_none_is_refused(tmp_path: Path, limit: str) -> None:
+    found = shell_start(tmp_path, "exit 0", [f"--max_restarts={limit}", "runs/a"])
+    assert (found.returncode, found.stderr) == (1, "error: --max_restarts needs a number\n")
+
+
+def test_stopping_the_shell_stops_the_run_for_good(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    launcher = f'trap "echo stopped >> {log}; exit 85" TERM\necho started >> {log}\nwhile :; do sleep 0.1; done'
+    with shell_process(tmp_path, launcher, ["--max_restarts", "3", "runs/a"]) as shell:
+        while not log.exists():
+            time.sleep(0.1)
+        shell.terminate()
+        assert shell.wait(30) == 85
+    assert log.read_text() == "started\nstopped\n"
+
+
+def test_a_hostfile_that_is_not_there_is_no_run_on_this_machine_alone(config: Path, tmp_path: Path) -> None:
+    command = ("deepspeed", "--hostfile", str(tmp_path / "hosts"), SCRIPT, str(config), f"run.folder={tmp_path}/run")
+    done = start(*command)
+    assert done.returncode == 1 and f"error: --hostfile {tmp_path}/hosts: no such file" in done.stderr
+    assert not (tmp_path / "run").exists()

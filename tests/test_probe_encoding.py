@@ -191,6 +191,19 @@ def test_a_forward_pass_that_fails_names_the_model(llama: ProbedModel, monkeypat
             encode(llama, TEXTS)
 
 
+@pytest.mark.parametrize("family", [*PACKED, *ALONE])
+def test_batches_side_by_side_give_the_same_bits(folders: Path, tokenizer: Tokenizer, family: str) -> None:
+    model = open_model(folder_of(folders, tokenizer, family), predictors=2)
+    expected = everything(encode(model, TEXTS, poolings=POOLINGS, batch_tokens=40))
+    torch.set_num_threads(3)  # one for each of three batches at once
+    try:
+        found = everything(encode(model, TEXTS, poolings=POOLINGS, batch_tokens=40))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert (found == expected).all()
+
+
 @pytest.mark.parametrize("family", ALONE)
 def test_a_model_that_cannot_share_rows_gets_one_text_per_row(folders: Path, tokenizer: Tokenizer, family: str) -> None:
     folder = folder_of(folders, tokenizer, family)

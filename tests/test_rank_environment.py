@@ -2,13 +2,14 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrain.errors import DiptychError
-from pretrain.rank_environment import device_index, first_host, rank_environment, unused_tasks
+from pretrain.rank_environment import device_index, first_host, missing_hostfile, rank_environment, unused_tasks
 
 # What Slurm 22.05 sets in the script of `sbatch -N2 --ntasks-per-node=2`, as far as it matters here ...
 BATCH = {
@@ -146,3 +147,23 @@ def test_a_task_that_sees_its_own_device_alone_takes_it() -> None:
         device_index(STEP | {"LOCAL_RANK": "2"}, 2)
     with pytest.raises(DiptychError, match="LOCAL_RANK: 1, but this node shows 1 devices"):
         device_index({"LOCAL_RANK": "1"}, 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("python /venv/bin/deepspeed --hostfile {folder}/none launch/pretrain.sh", True),
+        ("/venv/bin/deepspeed -H {folder}/none launch/pretrain.sh", True),
+        ("python /venv/bin/deepspeed --hostfile={folder}/none train.py", True),
+        ("python /venv/bin/deepspeed --hostfile={folder} train.py", True),
+        ("python /venv/bin/deepspeed --hostfile {folder}/hosts launch/pretrain.sh", False),
+        ("python /venv/bin/deepspeed --num_gpus 2 launch/pretrain.sh --hostfile {folder}/none", False),
+        ("python -u -m deepspeed.launcher.launch --hostfile {folder}/none", False),
+        ("ansible-playbook --hostfile {folder}/none", False),
+        ("", False),
+    ],
+)
+def test_a_hostfile_that_the_launcher_did_not_find_is_noticed(tmp_path: Path, command: str, missing: bool) -> None:
+    (tmp_path / "hosts").write_text("n1 slots=1\n")
+    commands = [["bash"], command.format(folder=tmp_path).split()]
+    assert (missing_hostfile(commands) is not None) == missing

@@ -18,6 +18,7 @@ from probes.encoding.forward import pooled
 from probes.encoding.pooling import POOLINGS
 from probes.encoding.probed_model import ProbedModel
 from probes.encoding.rows import Batch, Rows, lay_out, make_batches
+from probes.encoding.workers import Workers
 
 WINDOW_TEXTS = 256, 8192
 """Fewest and most texts that are sorted by length together."""
@@ -174,6 +175,7 @@ class _Job:
         fewest, most = WINDOW_TEXTS
         size = max(fewest, min(most, WINDOW_BYTES // (layers * poolings * width * 4)))
         ranks, truncated = self.ranks, 0
+        workers = Workers(self.model.base, torch.get_num_threads() if self.model.device.type == "cpu" else 1)
         hidden = None if progress and ranks.is_main else True  # None: hidden where the output is no terminal
         with tqdm.tqdm(total=count, desc=self.model.name, unit="text", disable=hidden) as bar:
             for start in range(0, count, size):
@@ -183,7 +185,7 @@ class _Job:
                 batches = make_batches(lengths, self.batch_tokens, self.model.way.longest_packed)
                 own = batches[ranks.rank :: ranks.world_size]
                 values = np.empty((layers, poolings, len(tokens), width), np.float32)
-                numbers = ranks.agree(lambda: self._compute(own, tokens, values, bar))  # noqa: B023
+                numbers = ranks.agree(lambda: self._compute(own, tokens, values, workers, bar))  # noqa: B023
                 if ranks.world_size > 1:
                     for theirs, states in ranks.gather((numbers, values[:, :, numbers])):
                         values[:, :, theirs] = states
@@ -203,27 +205,31 @@ class _Job:
             tokens.append(ids)
         return tokens, truncated
 
-    @torch.inference_mode()
     def _compute(
         self,
         batches: Sequence[Batch],
         tokens: Sequence[Sequence[int]],
         values: FloatArray,
+        workers: Workers,
         bar: "tqdm.tqdm[NoReturn]",
     ) -> list[int]:
         """Sets the pooled states of the texts of some batches; returns the numbers of those texts."""
-        done: list[int] = []
-        for batch in batches:
+
+        def compute(base: Any, batch: Batch) -> tuple[list[int], FloatArray]:
             rows = lay_out(batch, tokens, self.appended)
-            values[:, :, rows.numbers] = self._pooled(rows)
-            done += rows.numbers.tolist()
-            bar.update(len(rows.numbers))
+            return rows.numbers.tolist(), self._pooled(base, rows)
+
+        done: list[int] = []
+        for numbers, states in workers.map(compute, batches):
+            values[:, :, numbers] = states
+            done += numbers
+            bar.update(len(numbers))
         return done
 
-    def _pooled(self, rows: Rows) -> FloatArray:
+    def _pooled(self, base: Any, rows: Rows) -> FloatArray:
         model = self.model
         try:
-            states: FloatArray = pooled(model.base, rows, model.way, self.poolings).cpu().numpy()
+            states: FloatArray = pooled(base, rows, model.way, self.poolings).cpu().numpy()
         except torch.OutOfMemoryError:
             raise DiptychError(
                 f"{model.name}: out of memory on the device at {rows.ids.numel():,} tokens; lower batch_tokens"
@@ -243,7 +249,7 @@ class _Job:
             return
         model = self.model
         for text in np.flatnonzero(np.any(~np.isfinite(values), axis=(0, 1, 3))).tolist():
-            states = self._pooled(lay_out([[text]], tokens, self.appended))
+            states = self._pooled(model.base, lay_out([[text]], tokens, self.appended))
             broken = np.flatnonzero(~np.isfinite(states).all(axis=(1, 2, 3)))
             if len(broken):
                 shown = " ".join(self.texts[start + text].split())[:60]

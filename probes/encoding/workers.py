@@ -1,0 +1,68 @@
+"""Batches side by side on the CPU: each on a thread of its own, instead of all threads within each operator.
+
+The matrices of a batch that fits the caches are too small to be cut up among threads with profit.
+"""
+
+import copy
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Threads that run one model.
+
+    Args:
+        base: The model. Each thread gets a twin of its modules with the same tensors, so that hooks, and what a forward
+            pass leaves on a module, stay apart.
+        threads: Processor threads to use in all; 1: no further thread is started.
+    """
+
+    def __init__(self, base: Any, threads: int) -> None:
+        self.base, self.threads = base, threads
+        self._twins: list[Any] = []
+
+    def map(self, compute: Callable[[Any, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Yields ``compute(model, item)`` of all items in their order; it runs in inference mode."""
+        workers = min(self.threads, len(items))
+        if workers < 2:
+            yield from (_infer(compute, self.base, item) for item in items)
+            return
+        self._twins += [twin(self.base) for _ in range(workers - len(self._twins))]
+        models: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for model in self._twins[:workers]:
+            models.put(model)
+
+        def one(item: Item) -> Result:
+            model = models.get()
+            try:
+                return _infer(compute, model, item)
+            finally:
+                models.put(model)
+
+        # What the items leave over is used within operators. OpenMP keeps the number of threads for each thread that
+        # starts some, and torch hands the number that was set last to threads yet to come.
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(self.threads // workers,))
+        before = torch.get_num_threads()
+        try:
+            yield from pool.map(one, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)
+
+
+def twin(model: Any) -> Any:
+    """A copy of a model's modules that shares their parameters and buffers."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
+
+
+@torch.inference_mode()
+def _infer(compute: Callable[[Any, Item], Result], model: Any, item: Item) -> Result:
+    return compute(model, item)
