@@ -3,8 +3,8 @@
 import copy
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,64 +17,18 @@ from pretrain.config_file import dump_config
 from pretrain.corpus import Corpus, read_corpus
 from pretrain.distributed import Ranks
 from pretrain.engine import build_engine, compute_dtype, longest_position, model_config, step_engine
+from pretrain.errors import DiptychError
+from pretrain.footprint.load import Load, measure_sizes, zero_settings
+from pretrain.footprint.states import model_states, moments
+from pretrain.footprint.trace import Request
 from pretrain.lora import special_rows
-from pretrain.model import ParameterCounts, count_parameters, training_flops
+from pretrain.model import ParameterCounts, choose_attention, count_parameters, training_flops
 from pretrain.objectives.mixed import MixedObjective, make_branches
 from pretrain.plan import make_schedule, mixture_lines
 from pretrain.prepare import prepare
 from pretrain.run_folder import check_run_folder
-from pretrain.tokenizer import load
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Estimated bytes on one rank at its peak.
-
-    Attributes:
-        states: Weights, gradients, float32 master weights and optimizer moments, as partitioned by the ZeRO stage.
-        gathered: The largest layer, gathered whole while it computes (stage 3).
-        activations: Kept for the backward pass.
-        logits: Of one chunk of label tokens, with their gradient.
-        host: Of the states, what lies in host memory because it is offloaded.
-    """
-
-    states: int
-    gathered: int
-    activations: int
-    logits: int
-    host: int
-
-    @property
-    def device(self) -> int:
-        """Bytes on the device."""
-        return self.states - self.host + self.gathered + self.activations + self.logits
-
-
-def estimate_memory(
-    config: Config, hf_config: Any, counts: ParameterCounts, dtype: torch.dtype, world_size: int, micro_batch_rows: int
-) -> Memory:
-    """Estimates the memory of one rank (ZeRO, arXiv 1910.02054, section 3; activations by layer, arXiv 2205.05198)."""
-    stage, size = config.deepspeed.zero_stage, dtype.itemsize
-    low = size < 4
-    shares = {"weights": 3, "gradients": 2, "optimizer": 1}  # each is partitioned from this stage on
-    numbers = {"weights": counts.total, "gradients": counts.trained, "optimizer": counts.trained}
-    cut = {name: numbers[name] / (world_size if stage >= first else 1) for name, first in shares.items()}
-    weights, gradients = cut["weights"] * size, cut["gradients"] * 4  # accumulated in float32
-    moments = 4 if config.optimizer.name == "muon" else 8
-    optimizer = cut["optimizer"] * (moments + (4 if low else 0))
-    host = (optimizer if config.deepspeed.offload_optimizer else 0) + (
-        weights if config.deepspeed.offload_parameters else 0
-    )
-    layers, width = hf_config.num_hidden_layers, hf_config.hidden_size
-    inner = getattr(hf_config, "intermediate_size", None) or 4 * width
-    per_layer = (counts.total - counts.embedding - counts.head) // layers
-    gathered = max(per_layer * 2, counts.head or counts.total // 10) * size if stage == 3 else 0
-    positions = micro_batch_rows * config.packing.row_length
-    kept = width if config.model.activation_checkpointing else 10 * width + 4 * inner
-    activations = positions * layers * kept * size
-    labels = min(positions, config.train.loss_chunk_tokens)
-    logits = labels * hf_config.vocab_size * (4 + 4 + size)
-    return Memory(int(weights + gradients + optimizer), gathered, activations, logits, int(host))
+from pretrain.schedule import Schedule
+from pretrain.tokenizer import load as load_tokenizer
 
 
 def dry_run(config: Config, ranks: Ranks) -> None:
@@ -100,7 +54,7 @@ def _corpus_folder(config: Config, scratch: Path) -> Path:
 
 
 def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
-    tokenizer = load(str(corpus.folder / "tokenizer"), config.tokenizer)
+    tokenizer = load_tokenizer(str(corpus.folder / "tokenizer"), config.tokenizer)
     branches = make_branches(
         config.packing, config.objective, eos=tokenizer.eos, bos=tokenizer.bos, predictors=tokenizer.predictors
     )
@@ -110,7 +64,6 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
     lora_rows = special_rows(tokenizer, branches.eos)
     counts = count_parameters(hf_config, config.model.lora, lora_rows)
     dtype = compute_dtype(config, ranks.device)
-    memory = estimate_memory(config, hf_config, counts, dtype, ranks.world_size, schedule.micro_batch_rows)
     num_steps = config.train.steps or schedule.num_steps(config.train.epochs or 1.0)
     rows_per_epoch, counted = schedule.rows_per_epoch()
     epochs = num_steps * config.train.rows_per_step / rows_per_epoch
@@ -152,21 +105,18 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
         f"ranks                 {ranks.world_size} on {ranks.device.type}, ZeRO-{config.deepspeed.zero_stage}, "
         f"{str(dtype).removeprefix('torch.')}, {schedule.micro_batch_rows} rows x {schedule.accumulation} per step"
     )
-    say(
-        f"memory per rank       about {_size(memory.device)}: states {_size(memory.states - memory.host)}, "
-        f"gathered layers {_size(memory.gathered)}, activations {_size(memory.activations)}, "
-        f"logits {_size(memory.logits)}" + (f"; {_size(memory.host)} in host memory" if memory.host else "")
-    )
+    load = _load_of_rank(config, hf_config, counts, lora_rows, schedule, ranks, dtype, labels // rows)
+    needed = _report_memory(load, say)
     checkpoint_bytes = counts.trained * 12
     say(f"disk per checkpoint   {_size(checkpoint_bytes)}")
     builder = BatchBuilder(corpus.train, branches, config.packing.row_length, tokenizer.pad)
     free, model = _free_memory(ranks), config.model
-    if memory.device <= free:
+    if needed <= free:
         name, rows_here = "mock step", schedule.micro_batch_rows
     else:
         hf_config, rows_here = _shrunken(hf_config), 1
         model = model.model_copy(update={"path": None})  # whose weights fit no shrunken model
-        name = f"mock step of a shrunken model ({_size(memory.device)} do not fit the {_size(free)} free here)"
+        name = f"mock step of a shrunken model ({_size(needed)} do not fit the {_size(free)} free here)"
     # One micro-batch on each rank: accumulation would only repeat it.
     train = config.train.model_copy(
         update={"micro_batch_rows": rows_here, "rows_per_step": rows_here * ranks.world_size}
@@ -174,6 +124,64 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
     mock = config.model_copy(update={"train": train, "model": model})
     loss, norm = _mock_step(mock, corpus, hf_config, lora_rows, builder, objective, ranks)
     say(f"{name}: loss {loss:.4f}, gradient norm {norm:.3f}; nothing was written")
+
+
+def _report_memory(load: Load, say: Callable[[str], None]) -> int:
+    """Says what one rank needs; returns its bytes on the device."""
+    device, host = model_states(load)
+    try:
+        added = moments(load)
+    except DiptychError as error:  # no trace without values: the states alone
+        say(f"activations           unknown: {error}")
+        added = {"states alone": {}}
+    peak = max(added, key=lambda moment: sum(added[moment].values()))
+    parts = device | added[peak]
+    needed = sum(parts.values())
+    say(_wrapped(f"memory per rank       about {_size(needed)} at most ({peak}): {_listed(parts)}"))
+    if any(host.values()):
+        say(_wrapped(f"host memory per rank  {_listed(host)}"))
+    return needed
+
+
+def _load_of_rank(
+    config: Config,
+    hf_config: Any,
+    counts: ParameterCounts,
+    lora_rows: Sequence[int],
+    schedule: Schedule,
+    ranks: Ranks,
+    dtype: torch.dtype,
+    labels_per_row: int,
+) -> Load:
+    micro = schedule.micro_batch_rows
+    zero = zero_settings(
+        config,
+        micro_batch_rows=micro,
+        accumulation=schedule.accumulation,
+        world_size=ranks.world_size,
+        dtype=dtype,
+    )
+    return Load(
+        config=config,
+        hf_config=hf_config,
+        counts=counts,
+        sizes=measure_sizes(hf_config, config.model.lora, lora_rows, zero.param_persistence_threshold),
+        world_size=ranks.world_size,
+        on_cpu=ranks.device.type == "cpu",
+        accumulation=schedule.accumulation,
+        zero=zero,
+        request=Request(
+            rows=micro,
+            row_length=config.packing.row_length,
+            labels=max(1, micro * labels_per_row),
+            loss_chunk_tokens=config.train.loss_chunk_tokens,
+            attention=choose_attention(config.model, hf_config, ranks.device.type),
+            checkpointing=config.model.activation_checkpointing,
+            dtype=dtype,
+            lora=config.model.lora,
+            lora_rows=tuple(lora_rows),
+        ),
+    )
 
 
 def _mock_step(
@@ -213,6 +221,14 @@ def _free_memory(ranks: Ranks) -> int:
     if ranks.device.type == "cuda":
         return int(torch.cuda.mem_get_info(ranks.device)[0])
     return int(psutil.virtual_memory().available / max(1, int(os.environ.get("LOCAL_SIZE", ranks.world_size))))
+
+
+def _listed(parts: Mapping[str, int]) -> str:
+    return "; ".join(f"{part} {_size(size)}" for part, size in parts.items() if size)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, subsequent_indent=" " * 22, drop_whitespace=True)
 
 
 def _size(size: float) -> str:

@@ -14,12 +14,13 @@ from typing import Any
 
 from launch.planner.devices import find_gpu, find_network
 from launch.planner.job import Machines, make_job
-from launch.planner.memory import CONTEXT, model_states, plan_memory
-from launch.planner.trace import Watch, empty_batch
+from launch.planner.memory import CONTEXT, plan_memory
 from pretrain.command import exit_rank
 from pretrain.config_file import load_config
 from pretrain.distributed import Ranks, start_ranks
 from pretrain.engine import build_engine, step_engine
+from pretrain.footprint.states import model_states
+from pretrain.footprint.trace import Watch, empty_batch
 
 SETTINGS = (
     "model={type: llama, fields: {hidden_size: 192, intermediate_size: 512, num_hidden_layers: 6, "
@@ -68,7 +69,7 @@ def measure(case: str, ranks: Ranks) -> dict[str, Any]:
     machines = Machines(ranks.world_size, ranks.world_size, find_gpu("cpu"), find_network("ib-400"))
     job = make_job(config, machines)
     watch = RealWatch([])
-    schedule = SimpleNamespace(micro_batch_rows=job.micro_batch_rows, accumulation=job.accumulation)
+    schedule = SimpleNamespace(micro_batch_rows=job.request.rows, accumulation=job.accumulation)
     with watch:
         built = build_engine(config, job.hf_config, schedule, ranks)
         batch = empty_batch(job.request, "cpu")

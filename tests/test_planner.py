@@ -15,13 +15,14 @@ from ranks import REPOSITORY, run_ranks
 from launch.planner import main, make_plan, parse
 from launch.planner.devices import GPUS, NETWORKS, find_gpu, find_network
 from launch.planner.job import Job, Machines, make_job
-from launch.planner.memory import model_states, plan_memory
+from launch.planner.memory import plan_memory
 from launch.planner.remedies import candidates
 from launch.planner.report import Plan, as_data, as_text
 from launch.planner.speed import bandwidth, plan_speed
-from launch.planner.trace import Request, empty_batch, trace, watch_step
 from pretrain.config_file import load_config
 from pretrain.errors import DiptychError
+from pretrain.footprint.states import model_states
+from pretrain.footprint.trace import Request, empty_batch, trace, watch_step
 from pretrain.initialization import causal_lm
 from pretrain.lora import LoraConfig
 from pretrain.model import ModelConfig, hf_config
@@ -264,7 +265,7 @@ def test_parts_add_up(stage: int, gpus: int, rows: int, offload: bool, checkpoin
     assert all(seconds >= 0 for seconds in plan.speed.seconds.values())
     assert 0 < (plan.speed.mfu or 0) < 1
     assert plan.speed.cost == pytest.approx(2.0 * gpus * 24 * (plan.speed.days or 0))
-    assert job.accumulation * gpus * job.micro_batch_rows >= config.train.rows_per_step
+    assert job.accumulation * gpus * job.request.rows >= config.train.rows_per_step
     json.dumps(as_data(plan))
     assert "assumptions" in as_text(plan)
 

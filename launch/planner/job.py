@@ -3,21 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from launch.planner.devices import Gpu, Network
 from launch.planner.rows import Rows, assumed_rows, measured_rows
-from launch.planner.trace import Request, Trace, trace
 from pretrain.config import Config
-from pretrain.deepspeed_config import deepspeed_config
 from pretrain.errors import DiptychError
-from pretrain.initialization import meta_model
-from pretrain.lora import add_lora
+from pretrain.footprint.load import Load, Sizes, measure_sizes, zero_settings
+from pretrain.footprint.trace import Request
 from pretrain.model import ModelConfig, ParameterCounts, choose_attention, count_parameters, hf_config
 from pretrain.tokenizer import load
 
@@ -25,13 +21,12 @@ from pretrain.tokenizer import load
 class _Model(NamedTuple):
     hf_config: Any
     counts: ParameterCounts
-    sizes: "Sizes"
+    sizes: Sizes
     attention: str
 
 
 # The search for what fits asks for the same again and again.
 _MODELS: dict[tuple[Any, ...], _Model] = {}
-_TRACES: dict[tuple[str, Request], Trace] = {}
 
 
 @dataclass(frozen=True)
@@ -66,46 +61,16 @@ class Machines:
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Numbers of parameters that decide what ZeRO holds at once.
+class Job(Load):
+    """Everything that the estimates need.
 
     Attributes:
-        largest_module: Most parameters that one module has itself.
-        largest_parameter: The largest trained parameter.
-        small: All in parameters that ZeRO-3 does not partition.
-        hidden: All in trained matrices that Muon trains, were it asked to.
+        machines: Where it runs.
+        data: What is known of its rows.
     """
 
-    largest_module: int
-    largest_parameter: int
-    small: int
-    hidden: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that the estimates need."""
-
-    config: Config
     machines: Machines
     data: Rows
-    hf_config: Any
-    counts: ParameterCounts
-    sizes: Sizes
-    dtype: torch.dtype
-    attention: str
-    micro_batch_rows: int
-    accumulation: int
-    zero: Any
-    request: Request
-
-    @cached_property
-    def trace(self) -> Trace:
-        """What a micro-batch keeps, computes and moves; made when it is first asked for."""
-        key = (str(self.hf_config.to_json_string(use_diff=False)), self.request)
-        if key not in _TRACES:
-            _TRACES[key] = trace(self.hf_config, self.request)
-        return _TRACES[key]
 
     @property
     def tokens_per_step(self) -> int:
@@ -120,7 +85,7 @@ class Job:
     @property
     def empty_share(self) -> float:
         """Share of computed rows that are empty."""
-        return 1 - self.config.train.rows_per_step / (self.accumulation * self.machines.gpus * self.micro_batch_rows)
+        return 1 - self.config.train.rows_per_step / (self.accumulation * self.machines.gpus * self.request.rows)
 
     @property
     def visible_per_token(self) -> float:
@@ -157,16 +122,7 @@ def make_job(config: Config, machines: Machines, *, corpus: Path | None = None, 
             f"objective.group_rows: a group of {group} rows would be spread over accumulation steps of {world * micro} "
             "rows; raise train.micro_batch_rows or lower the group"
         )
-    settings = deepspeed_config(
-        config,
-        micro_batch_rows=micro,
-        accumulation=accumulation,
-        world_size=world,
-        bfloat16=dtype == torch.bfloat16,
-    )
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # here: importing it takes seconds
-
-    zero = DeepSpeedZeroConfig(**settings["zero_optimization"])
+    zero = zero_settings(config, micro_batch_rows=micro, accumulation=accumulation, world_size=world, dtype=dtype)
     small, device = zero.param_persistence_threshold, "cpu" if machines.gpu.is_cpu else "cuda"
     key = (
         config.model.model_dump_json(exclude={"activation_checkpointing"}),
@@ -197,9 +153,8 @@ def make_job(config: Config, machines: Machines, *, corpus: Path | None = None, 
         hf_config=model.hf_config,
         counts=model.counts,
         sizes=model.sizes,
-        dtype=dtype,
-        attention=model.attention,
-        micro_batch_rows=micro,
+        world_size=world,
+        on_cpu=machines.gpu.is_cpu,
         accumulation=accumulation,
         zero=zero,
         request=request,
@@ -208,19 +163,6 @@ def make_job(config: Config, machines: Machines, *, corpus: Path | None = None, 
 
 def _model(config: ModelConfig, vocabulary: int, positions: int, ids: Sequence[int], small: int, device: str) -> _Model:
     model = hf_config(config, vocab_size=vocabulary, bos=1, eos=2, pad=0, positions=positions)
-    twin = meta_model(model)
-    if config.lora.rank:
-        add_lora(twin, config.lora, ids=ids, seed=0)
-    apart = {id(module.weight) for module in twin.modules() if isinstance(module, nn.Embedding)}
-    apart |= {id(parameter) for parameter in twin.get_output_embeddings().parameters()}
-    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-    sizes = Sizes(
-        largest_module=max(
-            sum(parameter.numel() for parameter in module.parameters(recurse=False)) for module in twin.modules()
-        ),
-        largest_parameter=max(parameter.numel() for parameter in trained),
-        small=sum(parameter.numel() for parameter in twin.parameters() if parameter.numel() <= small),
-        hidden=sum(parameter.numel() for parameter in trained if parameter.ndim > 1 and id(parameter) not in apart),
-    )
+    sizes = measure_sizes(model, config.lora, ids, small)
     counts = count_parameters(model, config.lora, ids)
     return _Model(model, counts, sizes, choose_attention(config, model, device))

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from launch.planner.job import Job, Machines
-from launch.planner.memory import CONTEXT, Memory, model_states, plan_memory
+from launch.planner.memory import CONTEXT, Memory, plan_memory
 from pretrain.config import Config
 from pretrain.errors import DiptychError
+from pretrain.footprint.states import model_states
 
 SMALL_CHUNK = 1024
 """Label tokens per call of the LM head below which little more is saved."""

@@ -46,7 +46,7 @@ class Plan:
         if job.empty_share:
             found.append(
                 f"{job.empty_share:.0%} of computed rows are empty: train.rows_per_step {config.train.rows_per_step} "
-                f"is no multiple of {job.machines.gpus} ranks x {job.micro_batch_rows} rows"
+                f"is no multiple of {job.machines.gpus} ranks x {job.request.rows} rows"
             )
         if self.speed.save_seconds > config.checkpoint.notice_seconds:
             found.append(
@@ -87,9 +87,9 @@ def as_text(plan: Plan) -> str:
         f"{job.hf_config.vocab_size:,}",
         f"machines     {machines.gpus:,} x {machines.gpu.name}, {machines.nodes} node(s) of "
         f"{machines.gpus_per_node}, {machines.network.name}",
-        f"training     ZeRO-{config.deepspeed.zero_stage}, {str(job.dtype).removeprefix('torch.')}, {job.attention} "
-        f"attention, {'recomputed blocks, ' if config.model.activation_checkpointing else ''}"
-        f"{job.micro_batch_rows} row(s) of {config.packing.row_length:,} x {job.accumulation} accumulated x "
+        f"training     ZeRO-{config.deepspeed.zero_stage}, {str(job.dtype).removeprefix('torch.')}, "
+        f"{job.request.attention} attention, {'recomputed blocks, ' if config.model.activation_checkpointing else ''}"
+        f"{job.request.rows} row(s) of {config.packing.row_length:,} x {job.accumulation} accumulated x "
         f"{machines.gpus:,} ranks for {config.train.rows_per_step:,} rows a step",
         "",
         *_memory_lines(memory),
@@ -164,8 +164,8 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "network": job.machines.network.name,
         "zero_stage": job.config.deepspeed.zero_stage,
         "dtype": str(job.dtype).removeprefix("torch."),
-        "attention": job.attention,
-        "micro_batch_rows": job.micro_batch_rows,
+        "attention": job.request.attention,
+        "micro_batch_rows": job.request.rows,
         "accumulation": job.accumulation,
         "tokens_per_step": job.tokens_per_step,
         "memory": {

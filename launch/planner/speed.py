@@ -123,9 +123,9 @@ def _peak(job: Job) -> float:
 def _computation(job: Job) -> dict[str, float]:
     """Seconds of a step's forward and backward passes on a rank that never waits."""
     gpu, found, config = job.machines.gpu, job.trace, job.hf_config
-    positions = job.micro_batch_rows * job.config.packing.row_length
+    positions = job.request.rows * job.config.packing.row_length
     # Flex leaves out blocks that nobody sees; sdpa computes all pairs; eager's are among the matrix products.
-    seen = {"flex": job.visible_per_token, "sdpa": job.config.packing.row_length, "eager": 0}[job.attention]
+    seen = {"flex": job.visible_per_token, "sdpa": job.config.packing.row_length, "eager": 0}[job.request.attention]
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from launch.planner.kernels import without_arithmetic
 from pretrain.batch import Batch
 from pretrain.errors import DiptychError
+from pretrain.footprint.kernels import without_arithmetic
 from pretrain.initialization import causal_lm
 from pretrain.lora import LoraConfig, add_lora
 from pretrain.network import BranchNetwork

@@ -1,0 +1,121 @@
+"""What one rank is to hold and to compute."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from pretrain.config import Config
+from pretrain.deepspeed_config import deepspeed_config
+from pretrain.footprint.trace import Request, Trace, trace
+from pretrain.initialization import meta_model
+from pretrain.lora import LoraConfig, add_lora
+from pretrain.model import ParameterCounts
+
+# The planner's search for what fits asks for the same again and again.
+_TRACES: dict[tuple[str, Request], Trace] = {}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of parameters that decide what ZeRO holds at once.
+
+    Attributes:
+        largest_module: Most parameters that one module has itself.
+        largest_parameter: The largest trained parameter.
+        small: All in parameters that ZeRO-3 does not partition.
+        hidden: All in trained matrices that Muon trains, were it asked to.
+    """
+
+    largest_module: int
+    largest_parameter: int
+    small: int
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """Everything about one rank that decides its memory.
+
+    Attributes:
+        config: The run's.
+        hf_config: The model's.
+        counts: Its parameters.
+        sizes: Of what is partitioned and gathered.
+        world_size: Ranks.
+        on_cpu: They compute on the CPU.
+        accumulation: Micro-batches of a rank in a step.
+        zero: DeepSpeed's settings of ZeRO.
+        request: The micro-batch.
+    """
+
+    config: Config
+    hf_config: Any
+    counts: ParameterCounts
+    sizes: Sizes
+    world_size: int
+    on_cpu: bool
+    accumulation: int
+    zero: Any
+    request: Request
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and computation."""
+        return self.request.dtype
+
+    @cached_property
+    def trace(self) -> Trace:
+        """What a micro-batch keeps, computes and moves; made when it is first asked for.
+
+        Raises:
+            DiptychError: The model cannot run on the meta device.
+        """
+        key = (str(self.hf_config.to_json_string(use_diff=False)), self.request)
+        if key not in _TRACES:
+            _TRACES[key] = trace(self.hf_config, self.request)
+        return _TRACES[key]
+
+
+def zero_settings(
+    config: Config, *, micro_batch_rows: int, accumulation: int, world_size: int, dtype: torch.dtype
+) -> Any:
+    """ZeRO's settings as DeepSpeed completes them."""
+    settings = deepspeed_config(
+        config,
+        micro_batch_rows=micro_batch_rows,
+        accumulation=accumulation,
+        world_size=world_size,
+        bfloat16=dtype == torch.bfloat16,
+    )
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # here: importing it takes seconds
+
+    return DeepSpeedZeroConfig(**settings["zero_optimization"])
+
+
+def measure_sizes(hf_config: Any, lora: LoraConfig, ids: Sequence[int], small: int) -> Sizes:
+    """Counts the parameters of a model that is not built.
+
+    Args:
+        hf_config: The model's.
+        lora: How it is trained.
+        ids: Ids of the tokens whose rows LoRA trains.
+        small: Parameters up to this size are not partitioned.
+    """
+    twin = meta_model(hf_config)
+    if lora.rank:
+        add_lora(twin, lora, ids=ids, seed=0)
+    apart = {id(module.weight) for module in twin.modules() if isinstance(module, nn.Embedding)}
+    apart |= {id(parameter) for parameter in twin.get_output_embeddings().parameters()}
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+    return Sizes(
+        largest_module=max(
+            sum(parameter.numel() for parameter in module.parameters(recurse=False)) for module in twin.modules()
+        ),
+        largest_parameter=max(parameter.numel() for parameter in trained),
+        small=sum(parameter.numel() for parameter in twin.parameters() if parameter.numel() <= small),
+        hidden=sum(parameter.numel() for parameter in trained if parameter.ndim > 1 and id(parameter) not in apart),
+    )
