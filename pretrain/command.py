@@ -46,7 +46,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
         return 0
     except DiptychError as error:
-        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        if _is_main():
             print(f"error: {error}", file=sys.stderr, flush=True)
         else:
             # A launcher kills all ranks when the first one fails: leave rank 0 the time to say why. Before the group
@@ -54,7 +54,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
             time.sleep(1 if torch.distributed.is_initialized() else 20)
         return 1
     except Preempted as stop:
-        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        if _is_main():
             print(stop, file=sys.stderr, flush=True)
         return REQUEUE
     except KeyboardInterrupt:
@@ -65,6 +65,11 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
             rank = torch.distributed.get_rank()
             print(f"error: rank {rank}: another rank was lost: its own output says why", file=sys.stderr, flush=True)
         return CRASHED
+
+
+def _is_main() -> bool:
+    """Rank 0, also before the ranks have met."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 _LOST = re.compile(r"[Cc]onnection (closed|reset)|[Bb]roken pipe|[Tt]imed out|NCCL|ProcessGroup")

@@ -3,7 +3,6 @@
 import os
 import socket
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,10 +13,10 @@ from typing import TypeVar
 import psutil
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pretrain.errors import DiptychError
 from pretrain.rank_environment import device_index, missing_hostfile, rank_environment, unused_tasks
+from pretrain.rendezvous import connecting, meet
 
 T = TypeVar("T")
 
@@ -113,12 +112,14 @@ def start_ranks(timeout_minutes: int) -> Ranks:
         local_rank = device_index(os.environ, accelerator.device_count())
         os.environ["LOCAL_RANK"] = str(local_rank)  # DeepSpeed's engine takes it for the device
     accelerator.set_device(local_rank)
-    store = _meet()
-    deepspeed.init_distributed(
-        dist_backend=accelerator.communication_backend_name(),
-        timeout=timedelta(minutes=timeout_minutes),
-        verbose=False,
-    )
+    store = meet()
+    with connecting():
+        deepspeed.init_distributed(
+            dist_backend=accelerator.communication_backend_name(),
+            timeout=timedelta(minutes=timeout_minutes),
+            verbose=False,
+        )
+        dist.barrier()  # some backends connect at the first collective
     del store
     if accelerator.device_name() == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # More threads than cores over all ranks of this machine would fight each other.
@@ -132,57 +133,6 @@ def _commands_above() -> Iterator[list[str]]:
     for process in psutil.Process().parents():
         with suppress(psutil.Error):  # ended meanwhile, or another user's
             yield process.cmdline()
-
-
-def _meet() -> TCPStore | None:
-    """Waits until all ranks have found each other, for minutes: torch would wait as long as for a collective.
-
-    Returns:
-        The store at the meeting point, which rank 0 must hold until the process group is made.
-
-    Raises:
-        DiptychError: This rank reaches no meeting point within $DIPTYCH_RENDEZVOUS_SECONDS (300).
-        RuntimeError: This rank is there, others are not; they may be lost, so that a restart may help.
-    """
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if world_size == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun has seen to it
-        return None
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    limit = timedelta(seconds=float(os.environ.get("DIPTYCH_RENDEZVOUS_SECONDS", "300")))
-    place = f"MASTER_ADDR {host}, MASTER_PORT {port}"
-    remedy = "it must be the node of rank 0, which every node can reach; under srun neither needs to be set"
-    try:
-        if rank == 0:  # serves on all its addresses; whether the given one is among them is seen next
-            store = TCPStore("127.0.0.1", port, world_size, True, limit, wait_for_workers=False, multi_tenant=True)
-        _reach(host, port, limit.total_seconds())
-        if rank:
-            store = TCPStore(host, port, world_size, False, limit, wait_for_workers=False)
-        store.set(f"came/{rank}", "")
-    except (OSError, dist.DistError) as error:
-        problem = f"{place}: rank {rank} cannot meet the others there ({str(error).splitlines()[0]}): {remedy}"
-        if rank and os.environ["LOCAL_RANK"] == "0":  # what rank 0 has to say may be something else
-            print(f"error: {problem}", file=sys.stderr, flush=True)
-        raise DiptychError(problem) from None
-    try:
-        store.wait([f"came/{other}" for other in range(world_size)], limit)
-    except dist.DistError:
-        missing = [other for other in range(world_size) if not store.check([f"came/{other}"])]
-        shown = ", ".join(map(str, missing[:8])) + (" ..." if len(missing) > 8 else "")
-        raise RuntimeError(f"{place}: rank(s) {shown} did not come within {limit.seconds} s: {remedy}") from None
-    return store
-
-
-def _reach(host: str, port: int, seconds: float) -> None:
-    """Waits until somebody listens there; raises the last ``OSError`` after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=max(1, deadline - time.monotonic())).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
 
 
 def _free_port() -> int:

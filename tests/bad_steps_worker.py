@@ -10,7 +10,7 @@ import sys
 import warnings
 from typing import Any
 
-from engine_state_worker import GLOBAL_BATCH, VOCABULARY, Model, assert_same_bits, settings
+from engine_state_worker import GLOBAL_BATCH, VOCABULARY, Model, assert_same_bits, engine_of, settings
 
 import deepspeed  # isort: skip
 import deepspeed.ops
@@ -46,25 +46,7 @@ def build(case: str) -> Any:
     config, optimizer_name = settings(name)
     config["gradient_accumulation_steps"] = int(accumulation)
     torch.manual_seed(1)
-    model = Breakable()
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embedding" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim == 1 or "embedding" in n]
-    if optimizer_name == "muon":
-        from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
-
-        for parameter in model.parameters():
-            parameter.use_muon = any(parameter is matrix for matrix in matrices)
-        optimizer: Any = MuonWithAuxAdam(
-            [
-                {"params": matrices, "use_muon": True, "momentum": 0.9, "weight_decay": 0.1, "lr": 0.0},
-                {"params": others, "use_muon": False, "betas": (0.9, 0.95), "weight_decay": 0.0, "lr": 0.0},
-            ],
-            adam_optimizer=torch.optim.AdamW,
-        )
-    else:
-        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
-    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    engine = engine_of(Breakable(), config, optimizer_name)
     start_state(engine)
     return engine
 

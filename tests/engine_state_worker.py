@@ -88,9 +88,11 @@ class Model(nn.Module):
 
 
 def build(case: str, seed: int) -> Any:
-    config, optimizer_name = settings(case)
     torch.manual_seed(seed)
-    model = Model()
+    return engine_of(Model(), *settings(case))
+
+
+def engine_of(model: nn.Module, config: dict[str, Any], optimizer_name: str) -> Any:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embedding" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim == 1 or "embedding" in n]
     if optimizer_name == "muon":
@@ -106,11 +108,8 @@ def build(case: str, seed: int) -> Any:
             adam_optimizer=torch.optim.AdamW,
         )
     else:
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-            lr=1e-2,
-            betas=(0.9, 0.95),
-        )
+        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
     return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
 
 

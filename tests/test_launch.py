@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import yaml
+from tiny_run import tiny_run
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = "launch/pretrain.sh"
@@ -20,26 +20,7 @@ pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("launch")
-    tree = {
-        "run": {"folder": str(folder / "run")},
-        "data": {"folder": str(folder / "data"), "sources": [{"type": "reviews", "count": 300}]},
-        "tokenizer": {"vocab_size": 700},
-        "model": {
-            "type": "llama",
-            "fields": {
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-            },
-        },
-        "train": {"steps": 2, "rows_per_step": 4, "micro_batch_rows": 2},
-        "evaluation": {"prompts": 1, "new_tokens": 4, "max_records": 8},
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    return tiny_run(tmp_path_factory.mktemp("launch"), evaluation={"prompts": 1, "new_tokens": 4})
 
 
 def start(*command: str, **more: str) -> subprocess.CompletedProcess[str]:

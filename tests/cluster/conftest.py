@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from slurm_user import SCRIPT, Cluster
+from tiny_run import tiny_run
 
 
 @pytest.fixture(scope="session")
@@ -45,23 +45,13 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config that trains in seconds."""
-    folder = tmp_path_factory.mktemp("cluster")
-    tree = {
-        "run": {"folder": str(folder / "run")},
-        "data": {"folder": str(folder / "data"), "sources": [{"type": "reviews", "count": 300}]},
-        "tokenizer": {"vocab_size": 700},
-        "model": {
-            "type": "llama",
-            "fields": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},
-        },
-        "train": {"steps": 100, "rows_per_step": 4, "micro_batch_rows": 2},
-        "evaluation": {"every": 1000, "prompts": 0, "max_records": 8},
-        "checkpoint": {"every": 10},
-        "logging": {"every": 1, "tensorboard": False},
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    return tiny_run(
+        tmp_path_factory.mktemp("cluster"),
+        train={"steps": 100},
+        evaluation={"every": 1000, "prompts": 0},
+        checkpoint={"every": 10},
+        logging={"every": 1, "tensorboard": False},
+    )
 
 
 def _which(name: str) -> str | None:
