@@ -6,7 +6,7 @@ export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 # this cod
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi # not inherited since 22.05
 
-tasks=${SLURM_TASKS_PER_NODE%%[(,]*}
+tasks=${SLURM_NTASKS_PER_NODE:-${SLURM_TASKS_PER_NODE%%[(,]*}}
 if [ "${DS_ACCELERATOR:-}" != cpu ] && [ "${SLURM_GPUS_ON_NODE:-$tasks}" != "$tasks" ]; then
     echo "error: $tasks task(s) but $SLURM_GPUS_ON_NODE GPU(s) on a node; add --ntasks-per-node=$SLURM_GPUS_ON_NODE" >&2
     exit 1
@@ -25,7 +25,10 @@ told=no
 trap told=yes TERM # the ranks write a checkpoint, and this script waits for them
 trap : USR1
 # --wait: when one rank has ended the others have a minute for their own last words; then Slurm ends them.
-srun --wait=60 --kill-on-bad-exit=0 --export=ALL python -u -m "$module" "$@"
+# --ntasks: a job that was changed to other nodes while it waited keeps the number of tasks that it began with.
+# shellcheck disable=SC2086 # one word or none
+srun --wait=60 --kill-on-bad-exit=0 --export=ALL \
+    ${SLURM_NTASKS_PER_NODE:+--ntasks=$((SLURM_JOB_NUM_NODES * tasks))} python -u -m "$module" "$@"
 status=$?
 if [ $status,$told = 0,yes ]; then status=143; fi # srun ends with 0 when it is ended itself (22.05)
 case $status in

@@ -50,7 +50,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train={"steps": 100},
         evaluation={"every": 1000, "prompts": 0},
         checkpoint={"every": 10},
-        logging={"every": 1, "tensorboard": False},
+        logging={"every": 1, "tensorboard": False, "ledger": True},
     )
 
 

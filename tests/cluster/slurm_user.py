@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,18 @@ class Cluster:
     def fail(self, node: str) -> None:
         """The node is gone."""
         done = self.run("bash", SCRIPT, "fail", self.folder, node)
+        assert done.returncode == 0, done.stderr
+
+    def drain(self, *nodes: str) -> None:
+        """Nothing more starts on the nodes."""
+        self._update(nodes, "State=DRAIN", "Reason=test")
+
+    def resume(self, *nodes: str) -> None:
+        """The nodes take jobs again."""
+        self._update(nodes, "State=RESUME")
+
+    def _update(self, nodes: Sequence[str], *words: str) -> None:
+        done = self.run("scontrol", "update", f"NodeName={','.join(nodes)}", *words)
         assert done.returncode == 0, done.stderr
 
 
