@@ -183,7 +183,11 @@ class Split:
         block = self._blocks.get(key)
         if block is None:
             if shard not in self._readers:
-                self._readers[shard] = pa.ipc.open_file(pa.memory_map(str(self._folder / self._shards[shard])))
+                path = self._folder / self._shards[shard]
+                try:
+                    self._readers[shard] = pa.ipc.open_file(pa.memory_map(str(path)))
+                except pa.ArrowInvalid:
+                    raise DiptychError(f"{path}: damaged; remove {self._folder} and prepare it again") from None
                 if len(self._readers) > 256:
                     self._readers.popitem(last=False)
             block = self._blocks[key] = _Block(self._readers[shard].get_batch(number))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -153,7 +154,11 @@ class Judge:
         for source in self.order if sources is None else sources:
             first = int(self.first[source])
             for part, path in zip(self.parts[source], self.files[source], strict=True):
-                with np.load(path, allow_pickle=False) as file:
+                try:
+                    opened = np.load(path, allow_pickle=False)
+                except (ValueError, EOFError, BadZipFile):
+                    raise DiptychError(f"{path}: damaged; remove it, and its records will be examined again") from None
+                with opened as file:
                     yield first, file
                 first += part.records
 

@@ -252,9 +252,16 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
 def read_batches(
     path: Path, columns: Sequence[str] | None, numbers: Sequence[int] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yields record batches (None: all) of a part file, each as column name (None: all) to Arrow array."""
+    """Yields record batches (None: all) of a part file, each as column name (None: all) to Arrow array.
+
+    Raises:
+        DiptychError: The file is damaged.
+    """
     with pa.memory_map(str(path)) as source:
-        reader = pa.ipc.open_file(source)
+        try:
+            reader = pa.ipc.open_file(source)
+        except pa.ArrowInvalid:
+            raise DiptychError(f"{path}: damaged; remove it, and its source will be read again") from None
         for number in range(reader.num_record_batches) if numbers is None else numbers:
             batch = reader.get_batch(number)
             yield {name: batch.column(name) for name in columns or batch.schema.names}
