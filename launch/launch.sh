@@ -3,11 +3,13 @@
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 PATH="$here/../.venv/bin:$PATH"
 export PATH
-launcher_options=
+script="$here/$(basename -- "$0")"
 seen=no
 value=no # whether the word may be the value of the launcher option before it
 max_restarts=0 # ours: times that a run which failed is started again
-before=
+port=free first= before=
+local=yes # rank 0 is on this machine; the launcher looks for that hostfile by itself
+[ ! -f /job/hostfile ] || local=no
 for argument; do
     shift
     case $seen,$before in
@@ -23,6 +25,10 @@ for argument; do
     no,--hostfile=*)
         [ -f "${argument#*=}" ] || { echo "error: $argument: no such file" >&2; exit 1; } ;;
     esac
+    case $seen,$argument in
+    no,--master_port*) port=given ;;
+    no,--hostfile* | no,-H | no,--launcher*) local=no ;;
+    esac
     case $seen,$value,$argument in
     no,*,--help | no,*,-h | no,*,--dry-run | no,*,*.yaml | no,*,*.yml | no,*,[!-]*=*) seen=yes ;;
     no,*,--force_multi | no,*,--module | no,*,--no_python | no,*,--no_local_rank | no,*,--bind_cores_to_rank) value=no ;;
@@ -32,34 +38,56 @@ for argument; do
     no,yes,*) value=no ;;
     no,no,*) seen=yes ;;
     esac
-    if [ $seen = no ]; then
-        launcher_options="$launcher_options $argument"
-    else
-        set -- "$@" "$argument"
+    if [ $seen = yes ] && [ -n "$script" ]; then # the stage's first argument
+        first=$argument
+        set -- "$@" "$script"
+        script=
     fi
+    set -- "$@" "$argument"
 done
-case "${1-}" in --help | -h) exec python "$here/$(basename -- "$0")" "$@" ;; esac
+[ -z "$script" ] || set -- "$@" "$script"
+case $first in --help | -h) exec python "$here/$(basename -- "$0")" "$first" ;; esac
 command -v deepspeed >/dev/null || { echo "error: no deepspeed on the PATH; run make setup" >&2; exit 1; }
 case $max_restarts in '' | *[!0-9]*) echo "error: --max_restarts needs a number" >&2; exit 1 ;; esac
-case $launcher_options in
-*--master_port* | *--hostfile* | *-H* | *--launcher*) ;;
-*) # The launcher's own choice is always 29500, which a second run on this machine would find taken.
+if [ $port = free ]; then # the launcher's own choice is always 29500, which a second run would find taken
     port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    launcher_options="$launcher_options --master_port=$port" ;;
-esac
-# shellcheck disable=SC2086 # launcher options are words without spaces
-[ "$max_restarts" -gt 0 ] || exec deepspeed $launcher_options "$here/$(basename -- "$0")" "$@"
-restarts=0 stopped=no
-trap 'stopped=yes; kill -TERM $child' TERM INT HUP
+    set -- "--master_port=$port" "$@"
+fi
+
+# The launcher and its ranks get a process group of their own (setsid), because a signal ends the launcher of one machine
+# and none of its ranks; and rank 0 says here how it ended, because the launcher ends with 0 when a signal ended it.
+said=$(mktemp) child= stopped=
+DIPTYCH_STATUS_FILE=$said
+export DIPTYCH_STATUS_FILE
+trap 'rm -f "$said"' EXIT
+tell() { stopped=$1; [ -z "$child" ] || kill -s "$1" -- "-$child" 2>/dev/null; }
+trap 'tell TERM' TERM HUP
+trap 'tell INT' INT
+alive() { kill -s 0 -- "-$child" 2>/dev/null; }
+restarts=0
 while :; do
-    # shellcheck disable=SC2086
-    deepspeed $launcher_options "$here/$(basename -- "$0")" "$@" &
+    [ -z "$stopped" ] || exit 143 # between two starts
+    : >"$said"
+    setsid deepspeed "$@" &
     child=$! status=0
     wait $child || status=$?
-    [ $stopped = no ] || { wait $child && exit 0 || exit $?; }
+    if [ -z "$stopped" ]; then kill -s TERM -- "-$child" 2>/dev/null || :; fi # ranks that outlive their launcher
+    patience=600 # tenths of a second in which ranks write a checkpoint
+    while alive && [ $patience -gt 0 ]; do sleep 0.1; patience=$((patience - 1)); done
+    kill -s KILL -- "-$child" 2>/dev/null || :
+    child= word=$(cat "$said")
+    if [ -n "$word" ] && { [ -n "$stopped" ] || [ $status = 0 ]; }; then
+        status=$word
+    elif [ $status,$local = 0,yes ]; then
+        status=70
+    fi
+    [ -z "$stopped" ] || exit "$status"
     # Another start mends neither a user's mistake nor what a user stopped (the statuses are in pretrain/command.py).
-    case $status in 0 | 1 | 2 | 130) exit $status ;; esac
-    [ $restarts -lt "$max_restarts" ] || { echo "error: exit status $status after $restarts restarts" >&2; exit $status; }
+    case $status in 0 | 1 | 2 | 130) exit "$status" ;; esac
+    if [ $restarts -ge "$max_restarts" ]; then
+        [ "$max_restarts" = 0 ] || echo "error: exit status $status after $restarts restarts" >&2
+        exit "$status"
+    fi
     restarts=$((restarts + 1))
     echo "note: exit status $status; restart $restarts of $max_restarts" >&2
 done

@@ -77,6 +77,7 @@ class Checkpoints:
             must not remove what was worth keeping before.
         stall_seconds: Time for which the last finished save held up training.
         save_seconds: Time from the beginning of the last finished save until it was committed.
+        write_seconds: Time until this rank had written its part of it.
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig, ranks: Ranks) -> None:
@@ -86,6 +87,8 @@ class Checkpoints:
         self.worth_keeping: int | None = None
         self.stall_seconds = 0.0
         self.save_seconds = 0.0
+        self.write_seconds = 0.0
+        self._warned = False
         self._save: Save | None = None
 
     def path(self, step: int) -> Path:
@@ -140,7 +143,7 @@ class Checkpoints:
         try:
             self.ranks.agree(lambda: checkpoint_folder.start(scratch) if self.ranks.is_main else None)
             self.ranks.agree(lambda: wait_to_see(self.folder, {scratch.name: None}))
-        except DiptychError as error:
+        except (DiptychError, OSError) as error:
             raise self._failed(save, error) from None
         files = parts(engine, canary, self.ranks.rank)
         if self.config.asynchronous:
@@ -169,20 +172,34 @@ class Checkpoints:
             self.ranks.agree(
                 lambda: checkpoint_folder.commit(save.scratch, save.state, files) if self.ranks.is_main else None
             )
-        except DiptychError as error:
+        except (DiptychError, OSError) as error:
             raise self._failed(save, error) from None
         self.save_seconds = time.perf_counter() - save.began
-        prune = checkpoint_folder.prune
-        self.ranks.agree(lambda: prune(self.folder, save.step, self.config, save.keep) if self.ranks.is_main else None)
+        self.write_seconds = save.write_seconds
+        if self.ranks.is_main:
+            with suppress(OSError):  # what stays is removed after the next one
+                checkpoint_folder.prune(self.folder, save.step, self.config, save.keep)
         self.stall_seconds = save.stall + time.perf_counter() - joined
         return self.path(save.step)
 
-    def _failed(self, save: Save, error: DiptychError) -> DiptychError:
+    def too_slow(self) -> str | None:
+        """A warning, once, if writing a checkpoint takes longer than there is time for after a signal."""
+        notice = self.config.notice_seconds
+        if self.write_seconds <= notice or self._warned:
+            return None
+        self._warned = True
+        return (
+            f"warning: writing a checkpoint takes {self.write_seconds:.0f} s, longer than the {notice:.0f} s from a "
+            "signal to the end (checkpoint.notice_seconds): ask for the signal earlier, e.g. sbatch --signal=USR1@300"
+        )
+
+    def _failed(self, save: Save, error: Exception) -> Exception:
         if self.ranks.is_main:
             shutil.rmtree(save.scratch, ignore_errors=True)
             with suppress(OSError):
                 checkpoint_folder.recover(self.folder)
-        return DiptychError(f"checkpoint of step {save.step}: {error}; free space or check the disk")
+        kind = OSError if isinstance(error, OSError) else DiptychError
+        return kind(f"checkpoint of step {save.step}: {error}; free space or check the disk")
 
     def check_room(self, num_parameters: int) -> None:
         """Refuses a disk without room for one checkpoint, before any work is done.

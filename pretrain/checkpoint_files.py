@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pretrain.errors import DiptychError
+from pretrain.errors import DiptychError, may_pass
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -78,6 +78,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
+        if may_pass(error):
+            raise
         raise DiptychError(f"{path}: cannot be written ({error.strerror or error})") from None
     return {"size": 8 + len(text) + end, "sha256": digest.hexdigest()}
 

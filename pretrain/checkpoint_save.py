@@ -31,6 +31,7 @@ class Save:
         files: Size and checksum of this rank's files that are written, by name.
         began: When, on the clock of ``time.perf_counter``.
         stall: Seconds for which it held up training so far.
+        write_seconds: Until this rank's files were written.
     """
 
     def __init__(self, step: int, state: Mapping[str, Any], scratch: Path, keep: int | None) -> None:
@@ -41,7 +42,8 @@ class Save:
         self.files: dict[str, dict[str, Any]] = {}
         self.began = time.perf_counter()
         self.stall = 0.0
-        self._problem: str | None = None
+        self.write_seconds = 0.0
+        self._problem: Exception | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -55,11 +57,13 @@ class Save:
             if self._problem is None:
                 try:
                     self.files[name] = write_tensors(self.scratch / name, tensors)
-                except DiptychError as error:
-                    self._problem = str(error)
+                except (DiptychError, OSError) as error:
+                    self._problem = error
                 except Exception as error:  # of a thread nobody would hear of it
-                    self._problem = f"{self.scratch / name}: cannot be written ({type(error).__name__}: {error})"
+                    why = f"{type(error).__name__}: {error}"
+                    self._problem = DiptychError(f"{self.scratch / name}: cannot be written ({why})")
             tensors.clear()
+        self.write_seconds = time.perf_counter() - self.began
 
     def write_aside(self, parts: list[Part]) -> None:
         """Writes files in a thread. A daemon: the end of the process does not wait for what was not committed."""
@@ -71,11 +75,12 @@ class Save:
 
         Raises:
             DiptychError: One of them could not be written.
+            OSError: The same, for a reason that may pass.
         """
         if self._thread is not None:
             self._thread.join()
         if self._problem is not None:
-            raise DiptychError(self._problem)
+            raise self._problem
 
 
 def parts(engine: Any, canary: Mapping[str, Tensor], rank: int) -> Iterator[Part]:

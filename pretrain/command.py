@@ -9,6 +9,7 @@ status meaning
 85     asked to stop; start again to go on
 86     no progress for too long (``watchdog.py``)
 130    Ctrl-C
+141    nobody reads what is printed; a run may be unfinished
 ====== ===========================================================================================================
 """
 
@@ -18,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -26,14 +28,23 @@ from pretrain.errors import DiptychError
 from pretrain.preemption import Preempted
 from pretrain.process_guard import guard_process
 
-CRASHED, REQUEUE, HUNG = 70, 85, 86
+CRASHED, REQUEUE, HUNG, UNREAD = 70, 85, 86, 141
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> int:
     """Runs ``main(argv)``; prints a :class:`DiptychError` without a traceback.
 
-    Only rank 0 prints: the others stop for the same reason (``Ranks.agree`` sees to that).
+    Only rank 0 prints: the others stop for the same reason (``Ranks.agree`` sees to that). It also writes the status to
+    the file $DIPTYCH_STATUS_FILE, if there is one: a launcher may hide it (``launch/launch.sh``).
     """
+    status = _status_of(main)
+    path = Path(os.environ.get("DIPTYCH_STATUS_FILE", ""))
+    if _is_main() and path.is_file():
+        path.write_text(str(status))
+    return status
+
+
+def _status_of(main: Callable[[Sequence[str]], int]) -> int:
     guard_process()
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is None or accelerator.type == "mps":  # which knows no float64
@@ -44,7 +55,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         return status
     except BrokenPipeError:  # nobody reads to the end, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
-        return 0
+        return UNREAD
     except DiptychError as error:
         if _is_main():
             print(f"error: {error}", file=sys.stderr, flush=True)

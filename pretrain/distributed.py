@@ -14,7 +14,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from pretrain.errors import DiptychError
+from pretrain.errors import DiptychError, may_pass
 from pretrain.rank_environment import device_index, missing_hostfile, rank_environment, unused_tasks
 from pretrain.rendezvous import connecting, meet
 
@@ -64,17 +64,18 @@ class Ranks:
 
         Raises:
             DiptychError: Some rank's action raised one, or an ``OSError``.
+            OSError: Of a kind that may pass, such as a server that does not answer: a restart may help.
         """
-        problem, result = None, None
+        problem, passing, result = None, False, None
         try:
             result = action()
         except DiptychError as error:
             problem = str(error)
         except OSError as error:
-            problem = f"{error.filename or 'file system'}: {error.strerror or error}"
-        problems = [text for text in self.gather(problem) if text is not None]
-        if problems:
-            raise DiptychError(problems[0])
+            problem, passing = f"{error.filename or 'file system'}: {error.strerror or error}", may_pass(error)
+        for text, passes in self.gather((problem, passing)):
+            if text is not None:
+                raise OSError(text) if passes else DiptychError(text)
         return result  # type: ignore[return-value]
 
     def on_main(self, action: Callable[[], T]) -> T:

@@ -33,7 +33,7 @@ from pretrain.tokenizer import load as load_tokenizer
 
 def dry_run(config: Config, ranks: Ranks) -> None:
     """Prints the resolved config, sizes and costs, and runs one mock step. Collective; writes nothing that stays."""
-    ranks.agree(lambda: check_run_folder(config))
+    ranks.on_main(lambda: check_run_folder(config))
     with tempfile.TemporaryDirectory(prefix="diptych-dry-run-") as scratch:
         folder = ranks.gather(scratch)[0]
         # The corpus is needed for the exact number of rows; a prepared one is used, else one is made to be thrown away.

@@ -15,8 +15,11 @@ from types import FrameType
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
-class Preempted(Exception):
-    """The process was asked to stop and can be started again to go on."""
+class Preempted(BaseException):
+    """The process was asked to stop and can be started again to go on.
+
+    Like KeyboardInterrupt no ``Exception``: it is raised anywhere, and what handles failures must not take it for one.
+    """
 
 
 class Preemption:

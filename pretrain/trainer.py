@@ -65,7 +65,7 @@ def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Ru
     Returns:
         The Hugging Face folder of the trained model.
     """
-    ranks.agree(lambda: check_run_folder(config))
+    ranks.on_main(lambda: check_run_folder(config))  # another node would remember for a while that it is not there
     folder = ranks.on_main(lambda: prepare(config))
     corpus = ranks.agree(lambda: read_corpus(folder))
     if ranks.on_main(lambda: config.run.folder.exists()):  # early where it can be; a mistake leaves no folder behind
@@ -73,7 +73,7 @@ def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Ru
     run = kind(config, corpus, ranks)
     note = ranks.on_main(lambda: claim_run_folder(config))
     done = run.resume_or_start()
-    with closing(run.monitor), closing(run.watchdog), preemption.kept():
+    with closing(run.monitor), closing(run.watchdog), run.watchdog.traced(), preemption.kept():
         if note:
             run.monitor.say(note)
         run.settle(done)
@@ -154,7 +154,7 @@ class Run:
         else:
             self.bad_steps.recall({}, ranks)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
-        ranks.agree(lambda: self.checkpoints.check_room(self.counts.trained))
+        ranks.on_main(lambda: self.checkpoints.check_room(self.counts.trained))
         self.monitor = ranks.agree(
             lambda: Monitor(
                 config.run.folder, config.logging, active=ranks.is_main, first_step=first, num_steps=self.num_steps
@@ -354,6 +354,8 @@ class Run:
         }
         self.ranks.agree(lambda: self.monitor.log(self.saving, seconds))
         self.monitor.flush()
+        if warning := self.checkpoints.too_slow():
+            self.monitor.say(warning)
 
     def finish(self) -> Path:
         """Exports the checkpoint worth keeping, else the last, as a Hugging Face folder. Collective."""

@@ -7,11 +7,16 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain.command import HUNG
+from pretrain.errors import DiptychError
 
 _REMEMBERED = 20
+_LAST_WORDS = 10.0
+"""Seconds before this process ends: its end breaks the collectives of others, which are about to write, too."""
 
 
 class Watchdog:
@@ -26,7 +31,7 @@ class Watchdog:
         """Starts watching.
 
         Args:
-            folder: Where ``rank-N.txt`` goes; made when it is needed.
+            folder: Where ``rank-N-TIME.txt`` goes; made when it is needed.
             rank: Of this process.
             limit_minutes: Longest time between two beats; 0: it never ends the process.
         """
@@ -51,6 +56,17 @@ class Watchdog:
             self._beats.append((time.monotonic(), doing))
             self._left = patience * self._limit
 
+    @contextmanager
+    def traced(self) -> Iterator[None]:
+        """Within it, what nobody expected leaves the same report as a hang: another rank was lost, or a bug."""
+        try:
+            yield
+        except DiptychError:
+            raise
+        except Exception as error:
+            self.report(f"ended by {type(error).__name__}: {error}")
+            raise
+
     def close(self) -> None:
         """Stops watching."""
         self._closed.set()
@@ -67,26 +83,34 @@ class Watchdog:
             if expired:
                 self._end()
 
-    def _end(self) -> None:
+    def report(self, why: str) -> None:
+        """Writes the last steps and the stack of every thread to the folder, or to stderr if that fails."""
         now = time.monotonic()
-        path = self._folder / f"rank-{self._rank:05d}.txt"
-        doing = self._beats[-1][1]
         lines = [f"rank {self._rank}, process {os.getpid()} on {socket.gethostname()}, {time.strftime('%F %T')}"]
-        lines += [f"no progress since: {doing}", "", "seconds ago, what began:"]
+        lines += [why, "", "seconds ago, what began:"]
         lines += [f"{now - when:10.1f}  {what}" for when, what in self._beats]
         try:
             self._folder.mkdir(exist_ok=True)
+            path = self._folder / f"rank-{self._rank:05d}-{time.strftime('%Y%m%dT%H%M%S')}.txt"
             with path.open("w", encoding="utf-8") as file:
                 file.write("\n".join([*lines, "", "stack of every thread:", ""]))
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
-        except OSError:  # a file system that hangs or is full is a reason to be here
+        except OSError:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        seconds = now - self._beats[-1][0]
+
+    def _end(self) -> None:
+        # A file system that hangs is a reason to be here, and then writing to it never returns.
+        last = threading.Timer(3 * _LAST_WORDS, os._exit, (HUNG,))
+        last.daemon = True
+        last.start()
+        when, doing = self._beats[-1]
         print(
-            f"error: rank {self._rank}: no progress for {seconds:.0f} s ({doing}; train.hang_minutes); "
+            f"error: rank {self._rank}: no progress for {time.monotonic() - when:.0f} s ({doing}; train.hang_minutes); "
             f"stack traces of all ranks are in {self._folder}. Start the run again to go on from its last checkpoint",
             file=sys.stderr,
             flush=True,
         )
+        self.report(f"no progress since: {doing}")
+        time.sleep(_LAST_WORDS)
         os._exit(HUNG)

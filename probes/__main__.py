@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 
 from pretrain.command import exit_rank, run_command
+from pretrain.preemption import preemption
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
     from probes.arguments import read_arguments
 
     settings = read_arguments(argv, str(__doc__))
+    preemption.listen()  # what was encoded is found again
     from probes.reporting import check_folder, write_report, write_tensorboard
     from probes.run import ProbingRun
 

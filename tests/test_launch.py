@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny_run import tiny_run
 
@@ -97,11 +98,11 @@ def test_no_compiler_is_needed_on_the_cpu_and_where_one_is_the_error_says_so(con
 
 
 def shell_process(folder: Path, launcher: str, words: Sequence[str]) -> subprocess.Popen[str]:
-    """Starts ``launch/probe.sh`` with a shell script in place of the deepspeed launcher."""
+    """Starts ``launch/probe.sh`` with a shell script in place of the deepspeed launcher and its rank 0."""
     shutil.copytree(ROOT / "launch", folder / "launch")
     fake = folder / "bin" / "deepspeed"
     fake.parent.mkdir()
-    fake.write_text(f"#!/bin/sh\n{launcher}\n")
+    fake.write_text(f'#!/bin/sh\nend() {{ echo $1 > "$DIPTYCH_STATUS_FILE"; exit $1; }}\n{launcher}\n')
     fake.chmod(0o755)
     return subprocess.Popen(
         ["bash", str(folder / "launch" / "probe.sh"), *words],
@@ -136,7 +137,7 @@ def test_the_shell_tells_the_launchers_options_from_the_stages_arguments(
     (tmp_path / "hosts" / "all").write_text("node1 slots=2\n")
     found = shell_start(tmp_path, 'echo "$@"', words.split())
     given = [word for word in found.stdout.split() if not word.startswith("--master_port=")]
-    assert ("--master_port=" in found.stdout) == ("--hostfile" not in words)
+    assert "--master_port=" in found.stdout
     assert given.index(f"{tmp_path}/launch/probe.sh") == options and len(given) == len(words.split()) + 1
 
 
@@ -147,6 +148,7 @@ def test_the_shell_tells_the_launchers_options_from_the_stages_arguments(
         ("70 70 70 0", "2", 70, 3),  # no more than asked for
         ("1 0", "3", 1, 1),  # a user's mistake comes again
         ("130 0", "3", 130, 1),  # what a user stopped stays stopped
+        ("hidden 0", "3", 0, 2),  # the launcher ends with 0, and no rank has said that it finished
     ],
 )
 def test_a_failed_run_is_started_again_a_bounded_number_of_times(
@@ -154,7 +156,8 @@ def test_a_failed_run_is_started_again_a_bounded_number_of_times(
 ) -> None:
     found = shell_start(
         tmp_path,
-        f'echo "$@" >> {tmp_path}/starts\nset -- {statuses}\nshift $(($(wc -l < {tmp_path}/starts) - 1))\nexit $1',
+        f'echo "$@" >> {tmp_path}/starts\nset -- {statuses}\nshift $(($(wc -l < {tmp_path}/starts) - 1))\n'
+        "[ $1 != hidden ] || exit 0\nend $1",
         ["--max_restarts", limit, "runs/a", "--data", "mood"],
     )
     lines = (tmp_path / "starts").read_text().splitlines()
@@ -174,7 +177,7 @@ def test_a_number_of_restarts_that_is_none_is_refused(tmp_path: Path, limit: str
 
 def test_stopping_the_shell_stops_the_run_for_good(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    launcher = f'trap "echo stopped >> {log}; exit 85" TERM\necho started >> {log}\nwhile :; do sleep 0.1; done'
+    launcher = f'trap "echo stopped >> {log}; end 85" TERM\necho started >> {log}\nwhile :; do sleep 0.1; done'
     with shell_process(tmp_path, launcher, ["--max_restarts", "3", "runs/a"]) as shell:
         while not log.exists():
             time.sleep(0.1)
@@ -188,3 +191,20 @@ def test_a_hostfile_that_is_not_there_is_no_run_on_this_machine_alone(config: Pa
     done = start(*command)
     assert done.returncode == 1 and f"error: --hostfile {tmp_path}/hosts: no such file" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_ending_the_shell_stops_all_ranks_with_a_checkpoint(config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ("--num_gpus", "2", str(config), f"run.folder={run}", "train.steps=5000", "logging.every=1")
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+    with subprocess.Popen(["bash", SCRIPT, *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE) as shell:
+        deadline = time.monotonic() + 300
+        while not (run / "metrics.jsonl").exists() or len(run_lines(run)) < 3:
+            assert shell.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        shell.terminate()
+        said = shell.communicate(timeout=100)[1].decode()
+    assert shell.returncode == 85 and "asked to stop: step " in said, said[-2000:]
+    assert any((run / "checkpoints").glob("step_*/manifest.json"))
+    left = [process.cmdline() for process in psutil.process_iter() if str(run) in " ".join(process.cmdline())]
+    assert left == []

@@ -75,7 +75,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_a_later_start_go
 def test_a_hang_ends_every_rank_with_its_stack_traces(runs: tuple[Path, list[RankResult]]) -> None:
     folder, results = runs
     assert [result.exit_code for result in results] == [HUNG, HUNG], results[0].output[-3000:]
-    traces = [(folder / "hangs" / "traces" / f"rank-{rank:05d}.txt").read_text() for rank in range(2)]
+    traces = [next((folder / "hangs" / "traces").glob(f"rank-{rank:05d}-*.txt")).read_text() for rank in range(2)]
     assert "no progress since: step 4" in traces[0] and "no progress since: waiting for the data of step 4" in traces[1]
     assert "time.sleep" not in traces[0] and "stopping_worker.py" in traces[1]
     assert "train.hang_minutes" in results[0].output

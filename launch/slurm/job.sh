@@ -13,10 +13,13 @@ if [ "${DS_ACCELERATOR:-}" != cpu ] && [ "${SLURM_GPUS_ON_NODE:-$tasks}" != "$ta
 fi
 
 # A job's state and comment outlive a requeue; the comment counts failures since the job last got as far as a signal.
-failures=$(squeue -h -j "$SLURM_JOB_ID" -o %k | sed -n 's/^failures=//p')
+ask() { # of a controller that may be too busy to answer
+    for _ in 1 2 3 4 5 6; do squeue -h -j "$SLURM_JOB_ID" -o "$1" && return; sleep 5; done
+}
+failures=$(ask %k | sed -n 's/^failures=//p')
 count() { scontrol update JobId="$SLURM_JOB_ID" Comment="failures=$1"; }
 requeue() { # unless Slurm is ending the job itself: cancelled by its owner, or preempted
-    case $(squeue -h -j "$SLURM_JOB_ID" -o "%T %r") in "RUNNING "* | *TimeLimit) ;; *) return ;; esac
+    case $(ask "%T %r") in "RUNNING "* | *TimeLimit | "") ;; *) return ;; esac
     echo "$module: $1; job $SLURM_JOB_ID is requeued"
     scontrol requeue "$SLURM_JOB_ID"
 }
