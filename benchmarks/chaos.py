@@ -128,11 +128,12 @@ class Campaign:
             self.strike(fault, ranks, victim, filler)
         statuses = ranks.wait(START_LIMIT)
         filler.unlink(missing_ok=True)
-        if fault:
-            self.faults[fault] += 1
         if statuses is None:
             self.problems.append(f"start {self.starts} ({fault}): a silent hang\n{ranks.tail()}")
             statuses = ranks.end()
+        # A kill that was to come within a save counts if it came before the run was finished.
+        if fault and (statuses[victim] == -signal.SIGKILL if fault == "kill_in_save" else begun):
+            self.faults[fault] += 1
         self.statuses.update(statuses)
         finished = (self.folder / "export" / "model.safetensors").exists()
         if not finished and any(status == 0 for status in statuses):
