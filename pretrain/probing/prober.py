@@ -45,10 +45,11 @@ class Prober:
                 f"probe.every: {len(self.labels)} of {len(drawn)} held-out records have a label, of "
                 f"{classes} classes; a probe needs {_LEAST} of two. Name the sources' label field, or set probe.every=0"
             )
-        if classes * FOLDS > len(self.labels):
+        rarest, fewest = min(Counter(self.labels.values()).items(), key=lambda found: found[1])
+        if fewest < FOLDS:
             raise DiptychError(
-                f"probe.every: {len(self.labels)} held-out records with a label are of {classes} classes; "
-                f"cross-validation needs {FOLDS} of each. Hold out more, raise probe.max_records, name another label "
+                f"probe.every: of {len(self.labels)} held-out records with a label, of {classes} classes, {fewest} are of "
+                f"class {rarest}; cross-validation needs {FOLDS} of each. Hold out more, raise probe.max_records, name another label "
                 "field, or set probe.every=0"
             )
         drawn = np.array(sorted(self.labels), dtype=drawn.dtype)

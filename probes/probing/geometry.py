@@ -145,11 +145,6 @@ def pair_scores(first: Matrix, second: Matrix) -> PairScores:
     )
 
 
-def linear_cka(first: Matrix, second: Matrix) -> float:
-    """Similarity of two representations of the same texts; see :func:`linear_cka_matrix`."""
-    return float(linear_cka_matrix([first], [second])[0, 0])
-
-
 def linear_cka_matrix(first: Sequence[Matrix], second: Sequence[Matrix]) -> Array:
     """Debiased linear CKA between all representations of two models on the same texts.
 
