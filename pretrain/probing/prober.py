@@ -1,5 +1,6 @@
 """A small linear probe of held-out embeddings while a model trains; it changes nothing of the run."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -48,9 +49,9 @@ class Prober:
         rarest, fewest = min(Counter(self.labels.values()).items(), key=lambda found: found[1])
         if fewest < FOLDS:
             raise DiptychError(
-                f"probe.every: of {len(self.labels)} held-out records with a label, of {classes} classes, {fewest} are of "
-                f"class {rarest}; cross-validation needs {FOLDS} of each. Hold out more, raise probe.max_records, name another label "
-                "field, or set probe.every=0"
+                f"probe.every: of {len(self.labels)} held-out records with a label, {fewest} are of class {rarest}; "
+                f"cross-validation needs {FOLDS} of each of {classes} classes. Hold out more, raise probe.max_records, "
+                "name another label field, or set probe.every=0"
             )
         drawn = np.array(sorted(self.labels), dtype=drawn.dtype)
         self.builder, plan = heldout_rows(config, split, drawn, branches, tokenizer.pad, "probe")
