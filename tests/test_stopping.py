@@ -1,23 +1,29 @@
 """How a run ends before its end: a signal, a hang, a second job on its folder; and that nothing is lost by it."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from ranks import REPOSITORY, RankResult, run_ranks
 from test_training import BASE, Settings, arguments, curve, manifest
 
+from pretrain import run_lock
 from pretrain.command import HUNG
+from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.ledger import Ledger, next_attempt, read_ledger
 from pretrain.preemption import Preempted, Preemption
 from pretrain.run_lock import LOCK_FILE, lock_run
 from pretrain.schedule import MicroBatch, Row, Step
+from pretrain.watchdog import Watchdog
 
 STEPS = 8
 SETTINGS: Settings = BASE | {
@@ -164,3 +170,49 @@ def test_the_ledger_keeps_what_made_the_weights(tmp_path: Path) -> None:
         file.write('{"step": 4, "ro')
     assert next_attempt(tmp_path) == 3
     assert read_ledger(tmp_path) == {step: [(0, 0, 2 * step), (0, 0, 2 * step + 1)] for step in range(4)}
+
+
+def test_the_same_slurm_job_waits_for_its_own_lock_and_a_restart_may_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(run_lock, "REQUEUED_SECONDS", 3.0)
+    program = (
+        "import sys; from pathlib import Path; from pretrain.run_lock import lock_run\n"
+        "lock_run(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.readline()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as first:  # type: ignore[call-overload]
+        assert first.stdout.readline() == "locked\n"
+        with pytest.raises(TimeoutError, match="this job itself before it was requeued"):
+            lock_run(tmp_path)
+        threading.Timer(1.0, lambda: first.communicate("go\n")).start()
+        assert lock_run(tmp_path) is None
+
+
+def test_what_nobody_expected_leaves_last_steps_and_stacks(tmp_path: Path) -> None:
+    watchdog = Watchdog(tmp_path / "traces", 3, limit_minutes=0)
+    with pytest.raises(DiptychError), watchdog.traced():
+        raise DiptychError("a user's mistake")
+    assert not (tmp_path / "traces").exists()
+    watchdog.beat("step 5")
+    with pytest.raises(RuntimeError), watchdog.traced():
+        raise RuntimeError("Connection closed by peer")
+    (report,) = (tmp_path / "traces").glob("rank-00003-*.txt")
+    text = report.read_text()
+    assert (
+        "ended by RuntimeError: Connection closed by peer" in text and "step 5" in text and "test_stopping.py" in text
+    )
+
+
+def test_a_file_system_that_is_away_is_no_users_mistake() -> None:
+    alone = Ranks(0, 1, torch.device("cpu"))
+
+    def fail(number: int) -> None:
+        raise OSError(number, os.strerror(number), "/shared/runs")
+
+    with pytest.raises(DiptychError, match="/shared/runs: No space left"):
+        alone.agree(lambda: fail(errno.ENOSPC))
+    with pytest.raises(OSError, match="/shared/runs: Stale file handle"):
+        alone.agree(lambda: fail(errno.ESTALE))
