@@ -1,17 +1,20 @@
 """The settings of a fine-tuning run: those of pre-training, and a task."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from finetune.prompts import Style
-from finetune.tasks import TASKS, Task, make_task
+from finetune.tasks import TASKS, Task, make_task, nearest
 from finetune.tasks.source import TaskSource
 from pretrain.config import Config, DataConfig, EvaluationConfig, PackingConfig, Section
 from pretrain.errors import DiptychError
 from pretrain.preparation.cleaning import CleaningConfig
 from pretrain.preparation.duplicates import DeduplicationConfig
+
+LOSSES = ("eval/lm_loss", "eval/bits_per_byte", "eval/pair_loss")
+"""What every evaluation gives besides the scores of answers (``pretrain.evaluation``)."""
 
 
 class TaskConfig(Section):
@@ -78,12 +81,11 @@ class StoppingConfig(Section):
         description="What chooses the checkpoint: eval/lm_loss, or task/SCORE (needs evaluation.answers).",
     )
     patience: int = Field(0, ge=0, description="Stop after so many evaluations without a better one; 0: never.")
-    lower: ClassVar[tuple[str, ...]] = ("eval/",)
 
     @property
     def lower_is_better(self) -> bool:
         """Losses fall, scores rise."""
-        return self.metric.startswith(self.lower)
+        return self.metric in LOSSES
 
 
 class FinetuneConfig(Config):
@@ -98,8 +100,9 @@ class FinetuneConfig(Config):
     @model_validator(mode="after")
     def _has_files_and_a_metric(self) -> "FinetuneConfig":
         metric, answers = self.stopping.metric, self.evaluation.answers
-        if not metric.startswith(("eval/", "task/", "health/")):
-            raise ValueError(f"stopping.metric: no metric {metric!r}; name eval/lm_loss or task/SCORE")
+        if not metric.startswith("task/") and metric not in LOSSES:
+            hint = nearest(metric, LOSSES) if metric.startswith("eval/") else "name eval/lm_loss or task/SCORE"
+            raise ValueError(f"stopping.metric: no metric {metric!r}; {hint}")
         if metric.startswith("task/") and not answers:
             raise ValueError(f"stopping.metric: {metric} needs answers; set evaluation.answers, such as 200")
         return self

@@ -3,9 +3,9 @@
     python -m finetune.evaluate MODEL --task NAME --data FILE [task.KEY=VALUE ...]
     deepspeed --module finetune.evaluate MODEL --task NAME --data FILE ...     on all GPUs
 
-MODEL is a Hugging Face folder, a hub name, or the folder of a LoRA adapter. The folder of the evaluation gets
-settings.json, generations.jsonl (every answer with its verdict) and evaluation.json (the figures). The same command
-goes on with an evaluation that was interrupted.
+MODEL is a Hugging Face folder, a hub name, the folder of a LoRA adapter, or a run folder (its export). The folder of
+the evaluation gets settings.json, generations.jsonl (every answer with its verdict) and evaluation.json (the figures).
+The same command goes on with an evaluation that was interrupted.
 """
 
 import argparse
@@ -40,12 +40,13 @@ from pretrain.command import exit_rank, run_command
 from pretrain.distributed import Ranks, start_ranks
 from pretrain.errors import DiptychError
 from pretrain.loading import LoadedModel, context_length, find_base, find_model, fingerprint, load_model
+from pretrain.rank_environment import rank_environment
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m finetune.evaluate``."""
     arguments = read_arguments(argv)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if rank_environment(os.environ)["WORLD_SIZE"] != "1":
         ranks = start_ranks(60)
     else:
         ranks = Ranks(0, 1, torch.accelerator.current_accelerator() or torch.device("cpu"))
@@ -111,9 +112,6 @@ class Evaluation:
                 ranks.on_main(lambda records=records: store.append(records))  # type: ignore[misc]
                 bar.update(len(records))
         speeds = ranks.gather((self.seconds, self.tokens))
-        if not ranks.is_main:
-            return
-        store.finish()
         seconds = max(seconds for seconds, _ in speeds)
         rate = sum(tokens for _, tokens in speeds) / seconds if seconds else None
         run = {
@@ -124,7 +122,12 @@ class Evaluation:
             "examples_cut": self.cut,
             "notes": self.model.notes,
         }
-        _finish(self.arguments, self.task, store, training, self.settings, run)
+
+        def finish() -> None:
+            store.finish()
+            _finish(self.arguments, self.task, store, training, self.settings, run)
+
+        ranks.on_main(finish)
 
     def _load(self) -> tuple[LoadedModel, str]:
         arguments, ranks = self.arguments, self.ranks
@@ -316,6 +319,7 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     words = [word for word in argv if not word.startswith("--local_rank")]
     settings = [word for word in words if word.startswith("task.") and "=" in word]
     arguments = parser.parse_args([word for word in words if word not in settings])
+    arguments.model = _model_of(arguments.model)
     arguments.settings = {}
     for setting in settings:
         key, _, value = setting.removeprefix("task.").partition("=")
@@ -325,6 +329,13 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
             raise DiptychError(f"task.{key}: {value!r} is no valid YAML value") from None
     _follow_recipe(arguments)
     return arguments
+
+
+def _model_of(given: str) -> str:
+    """What to open in place of what a user gave: a run folder stands for its export."""
+    folder = Path(given).expanduser()
+    is_run = (folder / "checkpoints").is_dir() and not (folder / "config.json").exists()
+    return str(folder / "export") if is_run and (folder / "export").is_dir() else given
 
 
 def _follow_recipe(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ interrupted evaluation goes on with the same batches, and gets the same answers 
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -90,7 +91,6 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     ranks: Ranks | None = None,
-    progress: Callable[[int], object] | None = None,
 ) -> list[Generation]:
     """Answers every prompt. Collective: every rank gets all answers.
 
@@ -105,13 +105,13 @@ def generate(
         top_p: See :class:`Decoding`.
         seed: Of the draws; those of an example depend on it and on the example's number alone.
         ranks: Default: this process alone.
-        progress: Called with the number of prompts answered since the last call.
 
     Returns:
         The answers in the order of the prompts.
 
     Raises:
-        DiptychError: A prompt is empty, or with ``max_new_tokens`` longer than the model's context.
+        DiptychError: A prompt is empty, or with ``max_new_tokens`` longer than the model's context; or the model gives
+            NaN.
     """
     decoding = Decoding(tuple(stop), pad, max_new_tokens, temperature, top_p, seed)
     check_room(model, prompts, max_new_tokens)
@@ -120,8 +120,6 @@ def generate(
     ranks = ranks or Ranks(0, 1, torch.device("cpu"))
     for done in over_ranks(batches, lambda batch: answer_batch(model, prompts, batch, decoding), ranks):
         answers |= done
-        if progress is not None:
-            progress(len(done))
     return [answers[number] for number in range(len(prompts))]
 
 
@@ -287,7 +285,14 @@ class _Step:
         if "logits_to_keep" in self.known:  # else a long prompt's logits are the largest tensor by far
             arguments["logits_to_keep"] = keep
         output = self.model(input_ids=ids, **arguments)
-        return output.logits[:, -keep:].float().flatten(0, 1), output.past_key_values
+        logits = output.logits[:, -keep:].float().flatten(0, 1)
+        # The maximum of a row with NaN is NaN, which is less than nothing. A model may forbid a token by -inf.
+        if not bool((logits.amax(-1) < math.inf).all()):
+            raise DiptychError(
+                "the model gives logits that are NaN or infinite: its weights are damaged, or its numbers have too "
+                "small a range (float16); use bfloat16 or float32"
+            )
+        return logits, output.past_key_values
 
 
 class _Draws:

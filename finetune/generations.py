@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune.tasks.task import Example
 from pretrain.errors import DiptychError
+from pretrain.run_lock import lock_run
 
 Record = dict[str, Any]
 
@@ -35,9 +36,10 @@ class Generations:
         Of a batch that is there in part nothing is kept: a batch is computed as one or not at all.
 
         Raises:
-            DiptychError: The folder is of an evaluation with other settings, or its file is broken.
+            DiptychError: The folder is of an evaluation with other settings, another process writes to it, or its file
+                is broken.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock()
         found = self._settings()
         if found is not None:
             if differences := list(_differences(found, settings)):
@@ -61,11 +63,12 @@ class Generations:
         """Reads a whole evaluation; returns its settings.
 
         Raises:
-            DiptychError: It is not whole, or of other examples.
+            DiptychError: It is not whole, or of other examples, or another process writes to it.
         """
         settings = self._settings()
         if settings is None or not self.path.is_file():
             raise DiptychError(f"{self.folder}: holds no evaluation that could be judged again")
+        self._lock()
         self._read()
         if missing := [example.id for number, example in enumerate(self.examples) if number not in self.records]:
             raise DiptychError(
@@ -86,6 +89,15 @@ class Generations:
         """Puts the file in the order of the examples."""
         self._write(range(len(self.examples)))
 
+    def _lock(self) -> None:
+        """Makes the folder and takes it for this process."""
+        try:
+            note = lock_run(self.folder)
+        except DiptychError as error:
+            raise DiptychError(str(error).replace("run.folder", "--out", 1)) from None
+        if note:
+            print(note, flush=True)
+
     def _write(self, numbers: Iterable[int]) -> None:
         write(self.path, "".join(_line(self.records[number]) for number in numbers))
 
@@ -93,10 +105,13 @@ class Generations:
         path = self.folder / "settings.json"
         try:
             settings: Record = json.loads(path.read_text(encoding="utf-8"))
+            whole = bool(settings["task"]["task"] and settings["prompt"]["style"])
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise DiptychError(f"{path}: broken: {error}; give another --out") from None
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise DiptychError(f"{path}: damaged; give another --out")
         return settings
 
     def _read(self) -> None:

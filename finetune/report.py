@@ -49,7 +49,7 @@ def report(task: Task, store: Generations, training: Sequence[Example] | None) -
             key: {"mean": sum(found) / len(found), "shortest": min(found), "longest": max(found)}
             for key, found in lengths.items()
         },
-        "bootstrap": {"level": 0.95, "resamples": scoring.RESAMPLES, "seed": scoring.SEED},
+        "bootstrap": {"level": scoring.LEVEL, "seed": scoring.SEED},
         "versions": {
             "diptych": __version__,
             "python": platform.python_version(),
@@ -86,10 +86,11 @@ def _likeliest(likelihoods: Mapping[str, Mapping[str, float]], key: str) -> str:
 def _figures(task: Task, store: Generations, readings: Mapping[str, _Reading], chosen: Sequence[int]) -> dict[str, Any]:
     figures: dict[str, Any] = {"examples": len(chosen)}
     examples = [store.examples[number] for number in chosen]
+    labels = task.labels(store.examples) or ()  # of a subset's golds, some answers would be no label
     for name, reading in readings.items():
         verdicts = [reading.verdicts[number] for number in chosen]
         outputs = [reading.outputs[number] for number in chosen]
-        found = scoring.metrics(task, examples, verdicts, outputs)
+        found = scoring.metrics(task, examples, verdicts, outputs, labels)
         figures[name] = {metric: asdict(value) for metric, value in found.items()}
     return figures
 

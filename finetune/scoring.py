@@ -1,7 +1,9 @@
 """From verdicts to figures: means with bootstrap intervals, and the examples that training has seen."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,10 @@ from pretrain.preparation.contamination import matching_form
 
 RESAMPLES = 10_000
 SEED = 0
+LEVEL = 0.95
+
+_FEW = 10
+"""Wrong or right examples, below which the bootstrap of a mean is too narrow."""
 
 _PASSES = 500_000
 """Examples that the resamples of a figure that is no mean may look at; each resample is a pass over all."""
@@ -20,12 +26,16 @@ _PASSES = 500_000
 class Metric:
     """A figure with its interval; percentile bootstrap over examples, 95 %.
 
+    With few wrong or right examples the bootstrap of a mean is too narrow, and with none it has no width: where less
+    than ``_FEW`` are, the interval holds Wilson's as well.
+
     Attributes:
         value: Over the decided examples; None where there is none.
         low: Lower end.
         high: Upper end.
         decided: Examples that count.
         undecided: Examples that could not be judged by this metric; they are left out.
+        resamples: Resamples that the interval was taken from.
     """
 
     value: float | None
@@ -33,12 +43,24 @@ class Metric:
     high: float | None
     decided: int
     undecided: int
+    resamples: int
 
 
 def metrics(
-    task: Task, examples: Sequence[Example], verdicts: Sequence[Verdict], outputs: Sequence[str]
+    task: Task,
+    examples: Sequence[Example],
+    verdicts: Sequence[Verdict],
+    outputs: Sequence[str],
+    labels: Sequence[str],
 ) -> dict[str, Metric]:
-    """Every metric of a task over some examples; the three sequences go together item by item.
+    """Every metric of a task over some examples.
+
+    Args:
+        task: The task.
+        examples: All of an evaluation, or some of them.
+        verdicts: These three go together item by item.
+        outputs: What was judged.
+        labels: The possible answers among all examples of the evaluation; none but for a classification.
 
     Returns:
         The metrics by name, the task's main one first; none without examples.
@@ -46,12 +68,17 @@ def metrics(
     if not examples:
         return {}
     found = mean_metrics([verdict.scores for verdict in verdicts])
-    plain = task.summary(examples, verdicts, outputs)
+    plain = task.summary(examples, verdicts, outputs, labels)
     if plain:
 
         def resampled(chosen: NDArray[np.int64]) -> Mapping[str, float]:
             places = chosen.tolist()
-            return task.summary(*([part[place] for place in places] for part in (examples, verdicts, outputs)))
+            return task.summary(
+                [examples[place] for place in places],
+                [verdicts[place] for place in places],
+                [outputs[place] for place in places],
+                labels,
+            )
 
         found |= summary_metrics(plain, resampled, len(examples))
     return {name: found[name] for name in sorted(found, key=lambda name: name != task.main)}
@@ -79,11 +106,13 @@ def mean_metrics(scores: Sequence[Mapping[str, float | None]], resamples: int = 
         means.append(np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0))
     drawn_means = np.concatenate(means)
     return {
-        name: _metric(
-            float(table[decided[:, column], column].mean()) if decided[:, column].any() else None,
-            drawn_means[:, column],
-            int(decided[:, column].sum()),
-            count,
+        name: _widened(
+            _metric(
+                float(table[decided[:, column], column].mean()) if decided[:, column].any() else None,
+                drawn_means[:, column],
+                int(decided[:, column].sum()),
+                count,
+            )
         )
         for column, name in enumerate(names)
     }
@@ -142,6 +171,20 @@ def _chunks(total: int, width: int) -> list[int]:
 def _metric(value: float | None, draws: NDArray[np.float64], decided: int, count: int) -> Metric:
     draws = draws[~np.isnan(draws)]
     if value is None or not len(draws):
-        return Metric(value, None, None, decided, count - decided)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Metric(value, float(low), float(high), decided, count - decided)
+        return Metric(value, None, None, decided, count - decided, 0)
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Metric(value, float(low), float(high), decided, count - decided, len(draws))
+
+
+def _widened(metric: Metric) -> Metric:
+    """A mean with Wilson's interval, where few examples are wrong or right."""
+    share, count = metric.value, metric.decided
+    if share is None or metric.low is None or metric.high is None:
+        return metric
+    if round(count * min(share, 1 - share), 6) >= _FEW:
+        return metric
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    middle, shrink = share + z * z / (2 * count), 1 + z * z / count
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    low, high = (middle - half) / shrink, (middle + half) / shrink
+    return replace(metric, low=max(0.0, min(metric.low, low)), high=min(1.0, max(metric.high, high)))

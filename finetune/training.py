@@ -11,16 +11,17 @@ from typing import Any, cast
 import numpy as np
 
 from finetune.config import FinetuneConfig
-from finetune.generate import generate
+from finetune.generate import Generation, generate
 from finetune.prompts import Frame, make_frame
 from finetune.recipe import RECIPE_FILE, Recipe
-from finetune.tasks import Example
+from finetune.tasks import Example, Task, nearest
 from pretrain.branches import Branches
 from pretrain.corpus import Corpus
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.model import plain_attention
 from pretrain.prepare import roomiest_branches
+from pretrain.sources.files import Files
 from pretrain.tokenizer import Tokenizer, load
 from pretrain.trainer import Run, train
 
@@ -73,15 +74,70 @@ def _frame(config: FinetuneConfig, tokenizer: Tokenizer) -> Frame:
     return make_frame(tokenizer, config.task.style, config.task.task())
 
 
+def validation_examples(config: FinetuneConfig, corpus: Corpus, task: Task, records: Sequence[int]) -> list[Example]:
+    """The examples of some records of the validation split.
+
+    The corpus names files by the paths that they had when it was prepared; today's are told by their order.
+    """
+    places = [corpus.heldout.place(record) for record in records]
+    wanted, files = set(places), Files()
+    found: dict[str, Example] = {}
+    sources = (*config.data.sources, *config.data.heldout_sources)
+    for prepared, source in zip(corpus.manifest["sources"], sources, strict=True):
+        if not prepared["heldout"]["records"]:
+            continue
+        for name, file in zip(prepared["files"], files.match(source.path), strict=True):
+            for example in task.examples(file):
+                place = f"{name}:{example.id.rpartition(':')[2]}"
+                if place in wanted:
+                    found[place] = example
+    return [found[place] for place in places]
+
+
+def check_metric(metric: str, task: Task, examples: Sequence[Example]) -> None:
+    """Refuses a ``stopping.metric`` that no answer to these examples gets.
+
+    Raises:
+        DiptychError: The task has no such score, or cannot decide it on any of the examples.
+    """
+    name = metric.removeprefix("task/")
+    if name == metric:  # a loss
+        return
+    known = task.judge(examples[0], examples[0].gold).scores
+    if name not in known:
+        raise DiptychError(
+            f"stopping.metric: no metric {metric!r}; {nearest(metric, [f'task/{score}' for score in known])}"
+        )
+    if all(task.judge(example, example.gold).scores.get(name) is None for example in examples):
+        raise DiptychError(
+            f"stopping.metric: {metric} cannot be decided on any of the {len(examples)} validation examples that are "
+            "answered; name another score"
+        )
+
+
 class FinetuneRun(Run):
-    """A run whose pairs are prompts and answers."""
+    """A run whose pairs are prompts and answers.
+
+    Attributes:
+        answered: Records of the validation split that are answered at every evaluation.
+        examples: Their examples, on rank 0: it alone judges, for a limit may stop a judgement on one rank only.
+    """
 
     def __init__(self, config: FinetuneConfig, corpus: Corpus, ranks: Ranks, *, may_cut: bool = False) -> None:
         self.task = config.task.task()
         if not may_cut:
             _refuse_cut(corpus, config)
+        count = min(config.evaluation.answers, len(corpus.heldout))
+        self.answered = [number * len(corpus.heldout) // count for number in range(count)]
+
+        def read() -> list[Example]:
+            examples = validation_examples(config, corpus, self.task, self.answered)
+            check_metric(config.stopping.metric, self.task, examples)
+            return examples
+
+        # Before there is a run folder: a mistake leaves none behind.
+        self.examples = ranks.agree(lambda: read() if self.answered and ranks.is_main else [])
         super().__init__(config, corpus, ranks)
-        self._found: dict[str, Example] = {}
         self.best: float | None = None
         self.since_best = 0
 
@@ -100,14 +156,11 @@ class FinetuneRun(Run):
         """Held-out metrics, answers to validation examples, and whether this is the best checkpoint. Collective."""
         super().evaluate(done)
         stopping = self.settings.stopping
-        scores = self._answer() if self.settings.evaluation.answers else {}
+        scores = self._answer() if self.answered else {}
         if scores:
             self.evaluated |= scores
             self.ranks.agree(lambda: self.monitor.log(done, scores))
-        if stopping.metric not in self.evaluated:
-            known = ", ".join(name for name in self.evaluated if "/" in name)
-            raise DiptychError(f"stopping.metric: no metric {stopping.metric!r}; known: {known}")
-        value = self.evaluated[stopping.metric]
+        value = self.evaluated.get(stopping.metric, math.nan)  # of no answer could it be decided
         if not done:
             return
         better = self.best is None or (value < self.best if stopping.lower_is_better else value > self.best)
@@ -117,6 +170,11 @@ class FinetuneRun(Run):
         else:
             self.since_best += 1
             self.enough = bool(stopping.patience) and self.since_best >= stopping.patience
+            if self.best is None and self.over(done):
+                raise DiptychError(
+                    f"stopping.metric: {stopping.metric} was a finite number in none of this run's evaluations, so no "
+                    "checkpoint can be chosen by it; look at the losses, or name another metric"
+                )
             if self.enough:
                 self.monitor.say(
                     f"stopped early: {self.since_best} evaluations without a better {stopping.metric} than "
@@ -134,8 +192,11 @@ class FinetuneRun(Run):
         }
 
     def recall(self, facts: Mapping[str, Any]) -> None:
-        """Takes up the choice of checkpoint."""
+        """Takes up the choice of checkpoint, unless it is one of another run's: only own ones can be exported."""
         choice = facts.get("choice", {})
+        step = choice.get("step")
+        if step is not None and not self.ranks.on_main(lambda: self.checkpoints.path(step).is_dir()):
+            choice = {}
         self.best, self.since_best = choice.get("best"), choice.get("since_best", 0)
         self.checkpoints.worth_keeping = choice.get("step")
         self.enough = bool(choice.get("enough"))
@@ -143,10 +204,7 @@ class FinetuneRun(Run):
     def _answer(self) -> dict[str, float]:
         """Mean scores of greedy answers to validation examples. Collective."""
         split, config = self.corpus.heldout, self.settings.evaluation
-        count = min(config.answers, len(split))
-        chosen = [number * len(split) // count for number in range(count)]
-        prompts = [self.frame.prompt(list(split.views(number)[0].tokens)) for number in chosen]
-        examples = self._examples([split.place(number) for number in chosen])
+        prompts = [self.frame.prompt(list(split.views(number)[0].tokens)) for number in self.answered]
         lm = self.engine.module.lm
         attention = lm.config._attn_implementation
         self.engine.eval()
@@ -164,23 +222,16 @@ class FinetuneRun(Run):
         )
         lm.set_attn_implementation(attention)
         self.engine.train()
+        return self.ranks.on_main(lambda: self._judge(answers))
+
+    def _judge(self, answers: Sequence[Generation]) -> dict[str, float]:
+        """Mean scores of the answers to ``examples``."""
         verdicts = [
             self.task.judge(example, self.tokenizer.decode(answer.ids))
-            for example, answer in zip(examples, answers, strict=True)
+            for example, answer in zip(self.examples, answers, strict=True)
         ]
         names = dict.fromkeys(name for verdict in verdicts for name in verdict.scores)
         decided = {
             name: [score for verdict in verdicts if (score := verdict.scores[name]) is not None] for name in names
         }
         return {f"task/{name}": fmean(scores) for name, scores in decided.items() if scores}
-
-    def _examples(self, places: Sequence[str]) -> list[Example]:
-        """The examples at some places, ``file:line``, of the validation split."""
-        if not self._found:
-            data, wanted = self.settings.data, set(places)
-            for file in data.validation or data.train:
-                for example in self.task.examples(file):
-                    place = f"{file}:{example.id.rpartition(':')[2]}"
-                    if place in wanted:
-                        self._found[place] = example
-        return [self._found[place] for place in places]

@@ -88,7 +88,8 @@ def test_a_whole_evaluation(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert [row["prompt"] for row in rows] == texts(20)
     assert all(row["gold"] == row["prompt"].upper() and row["correct"] is False for row in rows)
     assert all(0 <= row["new_tokens"] <= 8 and row["stopped"] in (True, False) for row in rows)
-    assert result["all"]["generated"]["exact"] == {"value": 0, "low": 0, "high": 0, "decided": 20, "undecided": 0}
+    exact = {"value": 0, "low": 0, "high": pytest.approx(0.161, abs=1e-3), "decided": 20, "undecided": 0}
+    assert result["all"]["generated"]["exact"] == exact | {"resamples": scoring.RESAMPLES}
     assert result["stop_rate"] == sum(row["stopped"] for row in rows) / 20
     assert result["new_tokens"]["longest"] == max(row["new_tokens"] for row in rows)
     assert sum(result["reasons"].values()) == 20
@@ -98,6 +99,7 @@ def test_a_whole_evaluation(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "evaluation.json",
         "generations.jsonl",
+        "lock.json",
         "settings.json",
     ]
 
@@ -215,6 +217,33 @@ def test_a_broken_line_is_named(made: Path, tmp_path: Path) -> None:
         run(made, tmp_path / "out")
 
 
+def test_one_process_at_a_time_writes_to_a_folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom pretrain.run_lock import lock_run\n"
+        "lock_run(Path(sys.argv[1]))\nprint('held', flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(DiptychError, match=rf"--out .*out: in use by process {other.pid} on .*; wait for it"):
+            run(made, tmp_path / "out", "--limit", "2")
+    run(made, tmp_path / "out", "--limit", "2")
+
+
+def test_tasks_of_srun_are_ranks(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def joined(minutes: int) -> None:
+        raise DiptychError("joined")
+
+    monkeypatch.setattr(evaluate, "start_ranks", joined)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (("STEP_NUM_TASKS", "2"), ("PROCID", "1"), ("LOCALID", "1"), ("JOB_ID", "7")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(DiptychError, match="joined"):
+        evaluate.main([str(made / "model"), "--task", "exact_match", "--data", str(made / "test.jsonl")])
+
+
 # --- judging again
 
 
@@ -250,6 +279,10 @@ def test_what_cannot_be_judged_again(made: Path, tmp_path: Path) -> None:
     save_rows(tmp_path / "out" / "generations.jsonl", records(tmp_path / "out")[:7])
     with pytest.raises(DiptychError, match=r"no answer to 13 of 20 examples, such as test\.jsonl:8"):
         run(tmp_path, tmp_path / "out", "--rescore")
+    for damaged in ("{}", "[]", '{"task": {}}'):
+        (tmp_path / "out" / "settings.json").write_text(damaged)
+        with pytest.raises(DiptychError, match=r"settings\.json: damaged; give another --out"):
+            run(tmp_path, tmp_path / "out", "--rescore")
 
 
 # --- wrong input: a clear message, nothing written
@@ -269,6 +302,7 @@ def test_what_cannot_be_judged_again(made: Path, tmp_path: Path) -> None:
         (["MODEL", "--task", "exact_match", "--data", "DATA", "--style", "chat"], "no chat template; use style plain"),
         (["MODEL", "--task", "exact_match", "--data", "DATA", "--base", "MODEL"], "is a whole model"),
         (["MODEL", "--task", "exact_match", "--data", "DATA", "task.ignore_cas=1"], "did you mean ignore_case"),
+        (["MODEL", "--task", "exact_match", "--data", "DATA", "task.name=x"], "task.name: exact_match has no such"),
         (["MODEL", "--task", "exact_match", "--data", "DATA", "task.x={"], "is no valid YAML value"),
         (["MODEL", "--task", "exact_match", "--data", "DATA", "--limt", "3"], "--limt.*--help lists all"),
         (["MODEL", "--task", "exact_match", "--data", "DATA", "--limit", "0"], "needs at least 1"),
@@ -354,6 +388,16 @@ def test_pickles_and_foreign_code_only_when_trusted(made: Path, tmp_path: Path) 
     assert type(loading.load_model(folder, None, **given, trust_remote_code=True).lm).__name__ == "M"
 
 
+def test_a_run_folder_stands_for_its_export(tmp_path: Path) -> None:
+    def model() -> str:
+        return str(evaluate.read_arguments([str(tmp_path), "--task", "gsm8k", "--data", "x"]).model)
+
+    (tmp_path / "export").mkdir()
+    assert model() == str(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    assert model() == str(tmp_path / "export")
+
+
 def adapter(base: Path, folder: Path) -> Path:
     lm = LlamaForCausalLM.from_pretrained(base)
     torch.manual_seed(1)
@@ -408,8 +452,15 @@ def test_means_and_intervals() -> None:
 def test_undecided_scores_are_counted_and_left_out() -> None:
     found = scoring.mean_metrics([{"a": 1.0, "b": None}, {"a": None, "b": None}, {"a": 0.0, "b": None}])
     assert (found["a"].value, found["a"].decided, found["a"].undecided) == (0.5, 2, 1)
-    assert found["b"] == scoring.Metric(None, None, None, 0, 3)
+    assert found["b"] == scoring.Metric(None, None, None, 0, 3, 0)
     assert scoring.mean_metrics([]) == {}
+
+
+@pytest.mark.parametrize(("right", "low", "high"), [(0, 0, 0.1611), (1, 0, 0.2361), (19, 0.7639, 1), (20, 0.8389, 1)])
+def test_few_wrong_or_right_answers_leave_an_interval(right: int, low: float, high: float) -> None:
+    """Wilson's, whose bounds are known, or the bootstrap's where it reaches further."""
+    metric = scoring.mean_metrics([{"a": float(number < right)} for number in range(20)])["a"]
+    assert (metric.low, metric.high) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_summaries_get_intervals_too() -> None:
@@ -417,12 +468,13 @@ def test_summaries_get_intervals_too() -> None:
     examples = [Example(str(number), "", "good" if number % 2 else "bad", {}) for number in range(60)]
     outputs = [example.gold if number % 3 else "good" for number, example in enumerate(examples)]
     verdicts = [task.judge(example, output) for example, output in zip(examples, outputs, strict=True)]
-    found = scoring.metrics(task, examples, verdicts, outputs)
+    found = scoring.metrics(task, examples, verdicts, outputs, task.labels(examples) or ())
     macro = found["macro_f1"]
+    assert (found["accuracy"].resamples, macro.resamples) == (scoring.RESAMPLES, 1000)
     assert next(iter(found)) == "accuracy"
     assert macro.low is not None and macro.value is not None and macro.high is not None
     assert macro.low < macro.value < macro.high
-    assert scoring.metrics(task, [], [], []) == {}
+    assert scoring.metrics(task, [], [], [], []) == {}
 
 
 def test_leaks_are_found_in_the_form_texts_are_compared_in() -> None:

@@ -11,12 +11,19 @@ import torch
 from ranks import run_ranks
 from safetensors.torch import load_file, save_file
 
-from finetune.config import FinetuneConfig
+from finetune.config import LOSSES, FinetuneConfig
 from finetune.evaluate import read_arguments
-from finetune.training import with_room
+from finetune.tasks import make_task
+from finetune.training import FinetuneRun, check_metric, validation_examples, with_room
 from pretrain.branches import Branches
+from pretrain.checkpoint import Checkpoints
+from pretrain.config import CheckpointConfig
 from pretrain.config_file import load_config
+from pretrain.corpus import read_corpus
+from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
+from pretrain.prepare import prepare
+from pretrain.trainer import Run
 
 ANIMALS = ("cat", "dog", "heron", "fox", "owl", "bee", "ant")
 TIMEOUT = 240
@@ -91,6 +98,7 @@ def test_the_best_checkpoint_is_exported_and_kept(trained: Path) -> None:
     assert all(torch.equal(stored[f"{name}/weight"], tensor) for name, tensor in exported.items())
     assert losses[24] < losses[4] < metrics(trained)[0]["eval/lm_loss"]
     assert all("task/exact" in metrics(trained)[step] for step in (0, *losses))
+    assert {name for name in metrics(trained)[24] if name.startswith("eval/")} == set(LOSSES)
 
 
 def test_evaluation_asks_as_training_did(folder: Path, trained: Path) -> None:
@@ -146,6 +154,7 @@ def test_a_larger_vocabulary_keeps_the_old_rows(folder: Path, trained: Path) -> 
         (["data.train=5"], "data.train"),
         (["stopping.metric=task/exact", "evaluation.answers=0"], "stopping.metric: task/exact needs answers"),
         (["stopping.metric=exact"], "name eval/lm_loss or task/SCORE"),
+        (["stopping.metric=task/exakt"], "no metric 'task/exakt'; did you mean task/exact?"),
         (["model.lora.rank=4"], "LoRA trains a model that is there; name it with path"),
     ],
 )
@@ -153,6 +162,21 @@ def test_wrong_settings_stop_with_one_clear_line(folder: Path, overrides: list[s
     code, output = start(folder, "wrong", *overrides, check=False)
     assert code == 1 and message in output and "Traceback" not in output, output
     assert not (folder / "wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stopping.metric=eval/lm_los", "no metric 'eval/lm_los'; did you mean eval/lm_loss?"),
+        ("stopping.metric=health/target_std", "name eval/lm_loss or task/SCORE"),
+        ("task.settings={task: gsm8k}", "task.task: exact_match has no such setting"),
+        ("task.settings={name: gsm8k}", "task.name: exact_match has no such setting"),
+    ],
+)
+def test_a_wrong_config_is_named(folder: Path, override: str, message: str) -> None:
+    with pytest.raises(DiptychError) as error:
+        load_config(folder / "task.yaml", [override], FinetuneConfig)
+    assert message in str(error.value)
 
 
 def test_a_row_holds_the_longest_text_with_its_prompt(folder: Path) -> None:
@@ -164,6 +188,73 @@ def test_a_row_holds_the_longest_text_with_its_prompt(folder: Path) -> None:
     assert config.data.max_view_tokens == 128 - framed.num_tokens(np.array([0, 0]), branched=False)
     with pytest.raises(DiptychError, match=r"packing\.row_length: 16 tokens do not hold the prompt's"):
         with_room(load_config(path, ["packing.row_length=16"], FinetuneConfig))
+
+
+def test_a_score_that_no_example_decides_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sql.jsonl").write_text('{"text": "how many?", "code": "SELECT 1"}\n')
+    task = make_task("text_to_sql")
+    examples = task.examples(tmp_path / "sql.jsonl")
+    check_metric("task/normalised", task, examples)
+    with pytest.raises(DiptychError, match="task/execution cannot be decided on any of the 1 validation examples"):
+        check_metric("task/execution", task, examples)
+
+
+def test_a_corpus_is_used_again_wherever_its_files_lie_now(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prepared with relative paths; then the files are named absolute, moved, by ``~`` and by a pattern."""
+    (tmp_path / "moved").mkdir()
+    for name in ("train.jsonl", "validation.jsonl"):
+        shutil.copy(folder / name, tmp_path)
+        shutil.copy(folder / name, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    used = set()
+    for place in ("{}", f"{tmp_path}/{{}}", f"{tmp_path}/moved/{{}}", "~/{}", f"{tmp_path}/mov*/{{}}"):
+        files = [f"data.{split}={place.format(f'{split}.jsonl')}" for split in ("train", "validation")]
+        overrides = [*files, f"data.folder={tmp_path}/data"]
+        config = with_room(load_config(folder / "task.yaml", overrides, FinetuneConfig))
+        corpus = read_corpus(prepare(config, quiet=True))
+        used.add(corpus.folder)
+        found = validation_examples(config, corpus, config.task.task(), [0, 7, 19])
+        assert [example.id for example in found] == ["validation.jsonl:1", "validation.jsonl:8", "validation.jsonl:20"]
+    assert len(used) == 1
+
+
+def bare_run(folder: Path) -> FinetuneRun:
+    """A run without model and data."""
+    run = FinetuneRun.__new__(FinetuneRun)
+    run.ranks = Ranks(0, 1, torch.device("cpu"))
+    run.checkpoints = Checkpoints(folder / "checkpoints", CheckpointConfig(), run.ranks)
+    run.best, run.since_best, run.answered, run.num_steps = None, 0, [], 8
+    return run
+
+
+def test_the_choice_of_another_run_is_not_taken_up(tmp_path: Path) -> None:
+    facts = {"choice": {"best": 0.5, "since_best": 1, "step": 8, "enough": True}}
+    run = bare_run(tmp_path)
+    run.recall(facts)
+    assert (run.best, run.since_best, run.checkpoints.worth_keeping, run.enough) == (None, 0, None, False)
+    run.checkpoints.path(8).mkdir(parents=True)
+    run.recall(facts)
+    assert (run.best, run.since_best, run.checkpoints.worth_keeping, run.enough) == (0.5, 1, 8, True)
+
+
+@pytest.mark.parametrize(("patience", "last"), [(0, 8), (2, 4)])
+def test_a_metric_that_is_never_finite_ends_the_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int, last: int
+) -> None:
+    def evaluate(run: Run, done: int) -> None:
+        run.evaluated = {"eval/lm_loss": float("nan")}
+
+    monkeypatch.setattr(Run, "evaluate", evaluate)
+    run = bare_run(tmp_path)
+    overrides = ["stopping.metric=eval/lm_loss", f"stopping.patience={patience}"]
+    run.config = load_config(folder / "task.yaml", overrides, FinetuneConfig)
+    for done in range(0, last, 2):
+        run.evaluate(done)
+    with pytest.raises(DiptychError, match="eval/lm_loss was a finite number in none of this run's evaluations"):
+        run.evaluate(last)
 
 
 def test_texts_are_cut_only_if_asked(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Generation: batches give token by token what ``model.generate`` gives one by one."""
 
+import copy
+import math
 import random
 from collections.abc import Sequence
 from functools import cache
@@ -166,10 +168,17 @@ def test_batches_hold_similar_lengths_longest_first() -> None:
     assert make_batches([3, 9, 9, 1, 5], 2) == [[1, 2], [4, 0], [3]]
 
 
-def test_progress_counts_every_prompt() -> None:
-    steps: list[int] = []
-    ours(model("llama"), progress=steps.append)
-    assert steps == [6, 6, 2]
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_model_that_gives_no_numbers_is_refused(value: float) -> None:
+    lm = copy.deepcopy(model("llama"))
+    lm.lm_head.register_forward_hook(lambda layer, given, logits: logits.index_fill(-1, torch.tensor([5]), value))
+    if value == -math.inf:  # a token that is forbidden
+        assert all(5 not in answer.ids for answer in ours(lm))
+        return
+    with pytest.raises(DiptychError, match="logits that are NaN or infinite"):
+        ours(lm)
+    with pytest.raises(DiptychError, match="logits that are NaN or infinite"):
+        answer_likelihoods(lm, PROMPTS[:2], [[3]], pad=0, batch_size=2)
 
 
 RANKS_SCRIPT = """

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -165,6 +166,17 @@ def test_a_killed_process_is_replaced(folder: Path) -> None:
     process._process.wait()
     assert process.query(folder / "pets.sqlite", "SELECT 2") == [[2]]
     assert process._process.pid != first
+
+
+def test_signals_to_a_whole_job_leave_the_process_to_its_owner(folder: Path) -> None:
+    process = Confined(seconds=5)
+    assert process.query(folder / "pets.sqlite", "SELECT 1") == [[1]]
+    assert process._process is not None
+    first = process._process
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        first.send_signal(number)
+    assert process.query(folder / "pets.sqlite", "SELECT 2") == [[2]]
+    assert process._process is first
 
 
 def test_the_process_ends_with_its_owner(folder: Path) -> None:

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, TypeAdapter
 
-from finetune.tasks import TASKS, Example, Task, TaskConfig, make_task
+from finetune.tasks import TASKS, Example, Task, make_task
 from finetune.tasks.sql_words import has_order, sql_words
 from finetune.tasks.text_to_sql import same_rows
 from pretrain.errors import DiptychError
@@ -58,6 +57,8 @@ class TestMaking:
                 {"max_new_tokens": 0},
                 "task.max_new_tokens: Input should be greater than or equal to 1 (given 0)",
             ),
+            ("gsm8k", {"name": "gsm8k"}, "task.name: gsm8k has no such setting; known: separator, instruction"),
+            ("gsm8k", {"task": "gsm8k"}, "task.task: gsm8k has no such setting; known: separator, instruction"),
             ("gsm8k", {"fields": {"txt": "q"}}, "task.fields: this task reads no 'txt'; did you mean text?"),
             ("sentiment", {"answers": {0: "Bad", 1: "bad."}}, "task.answers: two labels have the same word"),
         ],
@@ -66,10 +67,6 @@ class TestMaking:
         with pytest.raises(DiptychError) as error:
             make_task(name, **options)
         assert message in str(error.value) and "\n" not in str(error.value)
-
-    def test_a_config_tells_tasks_apart_by_name(self) -> None:
-        task: BaseModel = TypeAdapter(TaskConfig).validate_python({"task": "open_qa", "answer_separator": "; "})
-        assert task == make_task("open_qa", answer_separator="; ")
 
 
 class TestReading:
@@ -360,7 +357,13 @@ class TestSentiment:
         examples = [example(gold) for gold in golds]
         verdicts = [task.judge(*pair) for pair in zip(examples, outputs, strict=True)]
         # F1: Bad 2/3 (precision 1, recall 1/2), Good 2/3 (1/2, 1), Very Bad 0.
-        assert task.summary(examples, verdicts, outputs) == pytest.approx({"macro_f1": 4 / 9, "unparsed": 1 / 4})
+        found = task.summary(examples, verdicts, outputs, task.labels() or ())
+        assert found == pytest.approx({"macro_f1": 4 / 9, "unparsed": 1 / 4})
+
+    def test_a_label_stays_one_where_no_gold_has_it(self) -> None:
+        task, examples = make_task("sentiment"), [example("good"), example("good")]
+        found = task.summary(examples, [], ["bad", "good"], ("bad", "good"))
+        assert found == pytest.approx({"macro_f1": (0 + 2 / 3) / 2, "unparsed": 0})
 
 
 class TestOpenQa:

@@ -1,24 +1,17 @@
 """Tasks: what a model is asked, and when its answer is right. A new one is a subclass of ``Task`` and a line here."""
 
-import difflib
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from finetune.tasks.exact_match import ExactMatch
 from finetune.tasks.gsm8k import Gsm8k
 from finetune.tasks.nl_regex import NlRegex
 from finetune.tasks.open_qa import OpenQa
 from finetune.tasks.sentiment import Sentiment
-from finetune.tasks.task import Example, Task, Verdict
+from finetune.tasks.task import Example, Task, Verdict, nearest
 from finetune.tasks.text_to_sql import TextToSql
 from pretrain.errors import DiptychError
-
-TaskConfig = Annotated[
-    NlRegex | TextToSql | Gsm8k | Sentiment | OpenQa | ExactMatch,
-    Field(discriminator="task"),
-]
-"""The settings of any task, for a section of a config."""
 
 TASKS: Final[dict[str, type[Task]]] = {
     "nl_regex": NlRegex,
@@ -29,28 +22,25 @@ TASKS: Final[dict[str, type[Task]]] = {
     "exact_match": ExactMatch,
 }
 
-__all__ = ["TASKS", "Example", "Task", "TaskConfig", "Verdict", "make_task"]
+__all__ = ["TASKS", "Example", "Task", "Verdict", "make_task", "nearest"]
 
 
-def make_task(name: str, **settings: Any) -> Task:
+def make_task(name: str, /, **settings: Any) -> Task:
     """A task by its name.
 
     Raises:
         DiptychError: There is none of that name, or a setting is unknown or wrong.
     """
     if name not in TASKS:
-        raise DiptychError(f"task: no task {name!r}; {_nearest(name, list(TASKS))}")
+        raise DiptychError(f"task: no task {name!r}; {nearest(name, TASKS)}")
+    known = [field for field in TASKS[name].model_fields if field != "task"]
+    if "task" in settings:
+        raise DiptychError(f"task.task: {name} has no such setting; known: {', '.join(known)}")
     try:
         return TASKS[name](task=name, **settings)
     except ValidationError as error:
         problem = error.errors()[0]
     key = ".".join(["task", *(str(part) for part in problem["loc"])])
     if problem["type"] == "extra_forbidden":
-        known = [field for field in TASKS[name].model_fields if field != "task"]
-        raise DiptychError(f"{key}: {name} has no such setting; {_nearest(str(problem['loc'][-1]), known)}")
+        raise DiptychError(f"{key}: {name} has no such setting; {nearest(str(problem['loc'][-1]), known)}")
     raise DiptychError(f"{key}: {problem['msg'].removeprefix('Value error, ')} (given {problem['input']!r})")
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

@@ -70,10 +70,14 @@ class Sentiment(Task):
         return tuple(sorted({example.gold for example in examples})) or None
 
     def summary(
-        self, examples: Sequence[Example], verdicts: Sequence[Verdict], outputs: Sequence[str]
+        self,
+        examples: Sequence[Example],
+        verdicts: Sequence[Verdict],
+        outputs: Sequence[str],
+        labels: Sequence[str],
     ) -> dict[str, float]:
         """``macro_f1`` and ``unparsed``."""
-        known = {_word(word) for word in self.labels(examples) or ()}
+        known = {_word(word) for word in labels}
         golds = [_word(example.gold) for example in examples]
         given = [word if (word := _word(first_line(output))) in known else None for output in outputs]
         f1 = []

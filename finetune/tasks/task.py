@@ -1,7 +1,7 @@
 """A task: where its examples come from, how it is prompted, and how an answer is judged."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -80,9 +80,7 @@ class Task(BaseModel):
     @classmethod
     def _with_defaults(cls, fields: dict[str, str]) -> dict[str, str]:
         for name in fields.keys() - cls.default_fields.keys():
-            near = difflib.get_close_matches(name, cls.default_fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(cls.default_fields)}"
-            raise ValueError(f"this task reads no {name!r}; {hint}")
+            raise ValueError(f"this task reads no {name!r}; {nearest(name, cls.default_fields)}")
         return {**cls.default_fields, **fields}
 
     def examples(self, path: str | Path) -> list[Example]:
@@ -111,9 +109,20 @@ class Task(BaseModel):
         return None
 
     def summary(
-        self, examples: Sequence[Example], verdicts: Sequence[Verdict], outputs: Sequence[str]
+        self,
+        examples: Sequence[Example],
+        verdicts: Sequence[Verdict],
+        outputs: Sequence[str],
+        labels: Sequence[str],
     ) -> dict[str, float]:
-        """Metrics over all examples that are no means of scores; the three go together item by item."""
+        """Metrics over some examples that are no means of scores.
+
+        Args:
+            examples: All of an evaluation, or some of them.
+            verdicts: These three go together item by item.
+            outputs: What was judged.
+            labels: ``labels`` of all examples of the evaluation.
+        """
         return {}
 
     def _read(self, row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -168,6 +177,13 @@ class Task(BaseModel):
                 raise Problem(f"{len(contents)} messages with role {role!r}, expected exactly one")
             fields[self.fields[name]] = contents[0]
         return fields
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What may have been meant, for a message."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 
 
 def first_line(output: str) -> str:

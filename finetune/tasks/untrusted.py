@@ -189,6 +189,8 @@ def main(root: str, seconds: float) -> None:
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (most, most))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # what a parent ignores stays ignored
+    for sent_to_all in (signal.SIGUSR1, signal.SIGTERM):  # by Slurm to every process of a step: the parent decides
+        signal.signal(sent_to_all, signal.SIG_IGN)
     sys.stdout.buffer.write(b"ready\n")
     sys.stdout.buffer.flush()
     for line in sys.stdin.buffer:
