@@ -55,11 +55,6 @@ class Frame:
     join: tuple[int, ...]
     stop: tuple[int, ...]
 
-    @property
-    def shares_prefix(self) -> bool:
-        """True where only bos comes before the text: the view that predicts may be a part of the prompt."""
-        return len(self.lead) == 1
-
     def prompt(self, text: Sequence[int], room: int | None = None) -> list[int]:
         """The ids that an answer follows.
 

@@ -124,7 +124,7 @@ def load_model(
         )
     if base is not None:
         named = _read(folder / "adapter_config.json").get("base_model_name_or_path")
-        if named != str(base):
+        if named != str(base) and f"models--{str(named).replace('/', '--')}" not in base.parts:  # the hub's cache
             notes.append(f"the adapter names the base {named}, it was put on {base}: that the weights fit is not known")
         lm = _with_adapter(lm, folder)
     bos = _has_bos(tokens, tokenizer, trust_remote_code)

@@ -282,7 +282,7 @@ def test_labels_and_the_view_that_predicts(root: Path, name: str, style: str) ->
     )
     assert (source, prediction, target) == (text, list(tokenizer.predictors), answer)
     own = tree.segments[spans.source.start]
-    assert (own == 0) == frame.shares_prefix
+    assert (own == 0) == (len(frame.lead) == 1)
     assert path_of(tree, own)[0] == [tokenizer.bos, *text]
     assert path_of(tree, tree.segments[spans.prediction.start])[0] == [tokenizer.bos, *text, *tokenizer.predictors]
     assert path_of(tree, tree.segments[spans.target.start])[0] == [tokenizer.bos, *answer]
