@@ -25,7 +25,6 @@ from probes.probing.controls import WORD_STRENGTHS, majority, tfidf
 from probes.probing.geometry import (
     anisotropy,
     isotropy,
-    linear_cka,
     linear_cka_matrix,
     pair_scores,
     rankme,
@@ -36,6 +35,10 @@ from probes.probing.statistics import compare, confusion, holm, mcnemar, score_p
 from probes.results import Estimate, Score
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
+    return float(linear_cka_matrix([first], [second])[0, 0])
 
 
 def clouds(
