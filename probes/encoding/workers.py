@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from probes.encoding.packed_linear import PackedLinear, pack_linear_layers
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -21,21 +23,22 @@ class Workers:
 
     Args:
         base: The model. Each thread gets a twin of its modules with the same tensors, so that hooks, and what a forward
-            pass leaves on a module, stay apart.
+            pass leaves on a module, stay apart; on the CPU with packed linear layers.
         threads: Processor threads to use in all; 1: no further thread is started.
     """
 
     def __init__(self, base: Any, threads: int) -> None:
-        self.base, self.threads = base, threads
-        self._twins: list[Any] = []
+        self.threads = threads
+        self._twins = [twin(base)]
+        pack_linear_layers(self._twins[0])
 
     def map(self, compute: Callable[[Any, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """Yields ``compute(model, item)`` of all items in their order; it runs in inference mode."""
         workers = min(self.threads, len(items))
         if workers < 2:
-            yield from (_infer(compute, self.base, item) for item in items)
+            yield from (_infer(compute, self._twins[0], item) for item in items)
             return
-        self._twins += [twin(self.base) for _ in range(workers - len(self._twins))]
+        self._twins += [twin(self._twins[0]) for _ in range(workers - len(self._twins))]
         models: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for model in self._twins[:workers]:
             models.put(model)
@@ -59,8 +62,9 @@ class Workers:
 
 
 def twin(model: Any) -> Any:
-    """A copy of a model's modules that shares their parameters and buffers."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
+    """A copy of a model's modules that shares their parameters, buffers and packed weights."""
+    packed = (module.packed for module in model.modules() if isinstance(module, PackedLinear))
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers(), packed)})
 
 
 @torch.inference_mode()
