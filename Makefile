@@ -9,7 +9,7 @@ RANKS ?= $(shell $(BIN)/python -c 'import torch; print(torch.cuda.device_count()
 # Both models see the same examples in every step, and are probed while they train.
 DEMO := packing.reserve_branches=true probe.every=40
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint lm-eval
 
 setup: $(BIN)/.complete
 
@@ -31,6 +31,15 @@ demo: setup
 
 test: setup lint
 	HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# For one test: the evaluation harness, in an environment of its own.
+lm-eval: .venv-lm-eval/.complete
+
+.venv-lm-eval/.complete: constraints.txt
+	$(PYTHON) -m venv .venv-lm-eval
+	.venv-lm-eval/bin/pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch
+	.venv-lm-eval/bin/pip install --quiet $(PIP_ARGS) --constraint constraints.txt 'lm_eval[hf]' sentencepiece
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .
