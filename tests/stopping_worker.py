@@ -1,10 +1,12 @@
 """What the ranks of test_stopping.py run: `stopping_worker.py FOLDER PLAN.json`, runs in one process group.
 
 Rank 1 is the one to which things happen: `signal_at` sends it SIGUSR1 during a step, `hang_at` lets it hang in one.
+With `clock_jumps` the time of day is another one, up to two days away, whenever a rank looks at it.
 """
 
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Sequence
@@ -16,6 +18,8 @@ from pretrain.command import exit_rank, run_command
 from pretrain.config_file import load_config
 from pretrain.distributed import start_ranks
 from pretrain.preemption import Preempted, preemption
+
+CLOCK, DRAWN = time.time, random.Random(0)
 
 
 class DisturbedRun(trainer.Run):
@@ -29,12 +33,17 @@ class DisturbedRun(trainer.Run):
         return super().train_step(step, batches)
 
 
+def jumping_clock() -> float:
+    return CLOCK() + DRAWN.uniform(-2, 2) * 86_400
+
+
 def main(argv: Sequence[str]) -> int:
     folder, plan = Path(argv[0]), json.loads(Path(argv[1]).read_text())
     ranks = start_ranks(timeout_minutes=5)
     trainer.Run = DisturbedRun  # type: ignore[misc]
     preemption.listen()
     for name, settings, DisturbedRun.options in plan:
+        time.time = jumping_clock if DisturbedRun.options.get("clock_jumps") else CLOCK
         try:
             trainer.pretrain(load_config(None, [f"run.folder={folder / name}", *settings]), ranks)
         except Preempted as stop:

@@ -40,11 +40,11 @@ SETTINGS: Settings = BASE | {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RankResult]]:
-    """An undisturbed run; one that is stopped where an evaluation is due, and at its last step; one that hangs."""
+    """A run to its end while the clock jumps; one stopped where an evaluation is due and at the end; one that hangs."""
     folder = tmp_path_factory.mktemp("stopping")
     settings = arguments(SETTINGS | {"data.folder": str(folder / "data")})
     plan = [
-        ("straight", settings, {}),
+        ("straight", [*settings, "train.hang_minutes=1"], {"clock_jumps": True}),
         ("stopped", settings, {"signal_at": 4}),
         ("stopped", settings, {"signal_at": STEPS}),
         ("stopped", settings, {}),

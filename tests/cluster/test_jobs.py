@@ -50,23 +50,24 @@ def test_a_preempted_job_is_requeued_and_ends_as_if_nothing_had_been(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_job_that_is_requeued_on_fewer_nodes_goes_on_with_the_next_row(
-    cluster: Cluster, tiny: Path, undisturbed: Path
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_a_job_that_is_requeued_on_other_nodes_goes_on_with_the_next_row(
+    cluster: Cluster, tiny: Path, undisturbed: Path, first: int, then: int
 ) -> None:
-    run = tiny.parent / "fewer-nodes"
-    job = submit(cluster, tiny, run)
+    run = tiny.parent / f"{first}-to-{then}-nodes"
+    job = submit(cluster, tiny, run, f"--nodes={first}")
     wait_for(lambda: len(losses(run)) >= 5)
     cluster.drain("n1", "n2", "n3")  # so that it waits when it is requeued
     try:
         assert cluster.run("scancel", "--signal=USR1", job).returncode == 0
         wait_for(lambda: cluster.run("squeue", "-h", "-j", job, "-o", "%T").stdout == "PENDING\n")
-        changed = cluster.run("scontrol", "update", f"JobId={job}", "NumNodes=1", "NumTasks=1")
+        changed = cluster.run("scontrol", "update", f"JobId={job}", f"NumNodes={then}-{then}", f"NumTasks={then}")
         assert changed.returncode == 0, changed.stderr
     finally:
         cluster.resume("n1", "n2", "n3")
     assert cluster.ended(job) == {job: "COMPLETED 1"}, Path(f"{run}.out").read_text()
     screen = Path(f"{run}.out").read_text()
-    assert screen.index("2 rank(s) on cpu") < screen.index("1 rank(s) on cpu")
+    assert screen.index(f"{first} rank(s) on cpu") < screen.index(f"{then} rank(s) on cpu")
     assert losses(run) == pytest.approx(losses(undisturbed), rel=1e-4)
     assert read_ledger(run / "ledger") == read_ledger(undisturbed / "ledger")
 
