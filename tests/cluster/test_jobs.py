@@ -1,5 +1,6 @@
 """Single jobs on a real Slurm: training across nodes, preemption, a lost node, restarts that end."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ pytestmark = [pytest.mark.ranks, pytest.mark.timeout(900)]
 SBATCH = ROOT / "launch" / "slurm" / "pretrain.sbatch"
 
 
-def submit(cluster: Cluster, config: Path, run: Path, *options: str) -> str:
-    words = ("--nodes=2", "--ntasks-per-node=1", f"--output={run}.out", *options, SBATCH, config, f"run.folder={run}")
-    return cluster.sbatch(*words)
+def submit(cluster: Cluster, config: Path, run: Path, *options: str, settings: Sequence[str] = ()) -> str:
+    words = ("--nodes=2", "--ntasks-per-node=1", f"--output={run}.out", *options)
+    return cluster.sbatch(*words, SBATCH, config, f"run.folder={run}", *settings)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,17 @@ def test_a_preempted_job_is_requeued_and_ends_as_if_nothing_had_been(
     assert losses(run) == losses(undisturbed)
     weights = [folder / "export" / "model.safetensors" for folder in (run, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_job_near_its_time_limit_saves_and_is_requeued(cluster: Cluster, tiny: Path) -> None:
+    run = tiny.parent / "time-limit"
+    job = submit(cluster, tiny, run, "--time=1", "--signal=USR1@30", settings=["train.steps=1000000"])
+    try:
+        wait_for(lambda: cluster.run("squeue", "-h", "-j", job, "-O", "RestartCnt").stdout.strip() == "1")
+    finally:
+        assert cluster.run("scancel", job).returncode == 0
+    assert f"asked to stop, and saved; job {job} is requeued" in Path(f"{run}.out").read_text()
+    assert cluster.ended(job) == {job: "CANCELLED 1"}
 
 
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
