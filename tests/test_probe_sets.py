@@ -1,13 +1,17 @@
 """Labelled sets for probing: what they are read from, how classes are numbered, what is refused, and what is shared."""
 
 import gzip
+import http.server
 import json
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +23,7 @@ from pretrain.errors import DiptychError
 from pretrain.sources import Files, ReviewsSource
 from pretrain.sources import hub as hub_module
 from pretrain.sources.reviews import Draw, draw_meaning
-from probes.sets import REGISTRY, LabelledSet, SetOptions, Split, find_overlaps, load_set
+from probes.sets import REGISTRY, LabelledSet, SetOptions, Split, find_overlaps, load_set, repository
 from probes.sets.grammar import HELD_OUT, NUM_FRAMES, FramesOfOneSide
 from probes.sets.overlaps import same_text_key
 from probes.sets.rows import parse_label
@@ -355,9 +359,9 @@ def test_the_registry_has_what_it_says() -> None:
         "subj",
     ]
     assert [name for name, known in REGISTRY.items() if known.control] == ["subj"]
-    assert [name for name, known in REGISTRY.items() if known.revision is None] == ["mpqa", "cr", "subj"]
+    assert [name for name, known in REGISTRY.items() if known.lines] == ["mpqa", "cr", "subj"]
     for known in REGISTRY.values():
-        assert known.revision is None or re.fullmatch("[0-9a-f]{40}", known.revision)
+        assert re.fullmatch("[0-9a-f]{40}", known.revision)
 
 
 def test_local_files_under_a_registered_name_mean_the_same(tmp_path: Path) -> None:
@@ -389,7 +393,7 @@ def test_a_hub_that_cannot_be_reached_says_how_to_pass_a_path(monkeypatch: pytes
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
-    message = problem("cr")
+    message = problem("cr=hub:SetFit/SentEval-CR")
     assert message.startswith("hub:SetFit/SentEval-CR: the hub cannot be asked for its newest revision (")
     assert message.endswith(
         "download it where there is a network with `hf download SetFit/SentEval-CR --repo-type dataset --local-dir "
@@ -406,8 +410,6 @@ def test_a_hub_that_cannot_be_reached_says_how_to_pass_a_path(monkeypatch: pytes
 
 
 def test_a_hub_that_can_be_reached_is_read_at_one_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import huggingface_hub
-
     paths = {
         split: write(tmp_path / f"{split}.arrow", rows_of(0, 1, 1, column="sentence", start=split))
         for split in ("train", "test")
@@ -425,7 +427,7 @@ def test_a_hub_that_can_be_reached_is_read_at_one_commit(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         huggingface_hub.HfApi, "dataset_info", lambda self, name, *, revision, timeout: SimpleNamespace(sha=COMMIT)
     )
-    found = load_set("mpqa")
+    found = load_set("mpqa=hub:jxm/mpqa")
     assert loaded == [("jxm/mpqa", None, "train", COMMIT), ("jxm/mpqa", None, "test", COMMIT)]
     assert found.source == f"hub:jxm/mpqa@{COMMIT} (not pinned)" and found.label_names == ("negative", "positive")
     assert found.notes == (
@@ -561,3 +563,80 @@ def test_a_real_set_of_one_file_is_divided(shared: Path) -> None:
     found = load_set(f"yelp_full={shared / 'data' / 'yelp5'}")
     assert found.label_names == ("Very Bad", "Bad", "Mediocre", "Good", "Very Good")
     assert (len(found.train), found.test.counts(5)) == (1596, (82, 82, 84, 89, 67))
+
+
+# --------------------------------------------------------------------------------------------------------------- GitHub
+
+
+@pytest.fixture
+def github(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Path, http.server.HTTPServer]]:
+    """A folder that is served as GitHub serves repositories."""
+    folder = tmp_path / "github"
+    folder.mkdir()
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    monkeypatch.setattr(repository, "_HOST", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield folder, server
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+def serve(folder: Path, name: str, **files: bytes) -> None:
+    known = REGISTRY[name]
+    for path in known.lines:
+        target = folder / known.dataset / known.revision / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(files[Path(path).name.replace(".", "_")])
+
+
+def labels_of(found: LabelledSet) -> dict[str, int]:
+    splits = (found.train, found.test)
+    return {text: label for split in splits for text, label in zip(split.texts, split.labels.tolist(), strict=True)}
+
+
+def test_lines_of_a_repository_are_a_set_and_are_kept(github: tuple[Path, http.server.HTTPServer]) -> None:
+    folder, server = github
+    bad, good = ([f"{word} {n}" for n in range(30)] for word in ("bad", "good"))
+    serve(folder, "mpqa", mpqa_neg="\n".join(bad).encode(), mpqa_pos="\n".join([*good, " ", ""]).encode())
+    found = load_set("mpqa")
+    assert found.source == "github:harvardnlp/sent-conv-torch@7917668a7bf647fc9e7b02bdbc40d8ab5567ea67"
+    assert (found.title, found.label_names, found.control) == ("MPQA", ("negative", "positive"), False)
+    said = labels_of(found)
+    assert said == {text: 0 for text in bad} | {text: 1 for text in good} and len(found.test) > 4
+    assert any("there is one split only" in note for note in found.notes)
+    server.shutdown()  # what was downloaded needs no network
+    server.server_close()
+    assert load_set("mpqa").fingerprint == found.fingerprint
+
+
+def test_lines_that_begin_with_their_class_in_two_encodings(github: tuple[Path, http.server.HTTPServer]) -> None:
+    lines = [f"{n % 2} text {n}".encode() for n in range(40)]
+    lines += [b"0  . . . a joke", "0 un h\u00e9ros".encode(), "1 moli\u00e8re \u2013 a film ".encode("cp1252")]
+    serve(github[0], "subj", subj_all=b"\n".join([*lines, b""]))
+    found = load_set("subj")
+    assert found.label_names == ("subjective", "objective") and found.control
+    said = labels_of(found)
+    assert len(said) == 43 and said["text 3"] == 1 and said["text 4"] == 0
+    assert (said[". . . a joke"], said["un h\u00e9ros"], said["moli\u00e8re \u2013 a film"]) == (0, 0, 1)
+
+
+def test_a_repository_that_cannot_be_reached_says_what_to_do(
+    github: tuple[Path, http.server.HTTPServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    message = problem("cr")  # the server does not have it
+    path = "harvardnlp/sent-conv-torch/7917668a7bf647fc9e7b02bdbc40d8ab5567ea67/data/custrev.neg"
+    assert f"/{path}: cannot be downloaded (HTTP Error 404: File not found); download it where there is a " in message
+    assert message.endswith(
+        f"to {tmp_path}/home/diptych/{path}, or pass a folder of files with texts and labels as cr=DIR"
+    )
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "cannot be downloaded (HF_HUB_OFFLINE is set)" in problem("cr")
+    assert not list((tmp_path / "home").rglob("*.*"))
+    assert problem("cr", SetOptions(test_split="dev")) == (
+        "cr: has no named splits; leave train_split and test_split out"
+    )

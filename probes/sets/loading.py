@@ -1,6 +1,7 @@
 """From what a user names to a labelled set."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from probes.sets.hub import explained, open_hub, parse_hub, resolve_revision
 from probes.sets.labelled import LabelledSet
 from probes.sets.options import SetOptions
 from probes.sets.registry import REGISTRY, RegisteredSet
-from probes.sets.rows import LabelledRows
+from probes.sets.repository import repository_rows
+from probes.sets.rows import Row
 
 _USUAL_TEXT = (("text",), ("sentence",), ("review",))
 _NAME = re.compile(r"(\w[\w.-]*)=(.+)")
@@ -24,7 +26,7 @@ def load_set(spec: str, options: SetOptions | None = None) -> LabelledSet:
     Args:
         spec: One of
 
-            - a registered name (``rotten_tomatoes``), which is read from the hub;
+            - a registered name (``rotten_tomatoes``), which is read from the hub, or from GitHub;
             - ``name=PATH``: local files under a name; where it is registered, with that one's title, names of classes
               and control;
             - ``reviews``: the review grammar;
@@ -46,6 +48,8 @@ def load_set(spec: str, options: SetOptions | None = None) -> LabelledSet:
         )
     if name is None and where in REGISTRY:
         known = REGISTRY[where]
+        if known.lines:
+            return _from_repository(where, known, options)
         return _from_hub(where, known, known.dataset, known.revision, known.config, options)
     if where.startswith("hub:"):
         dataset, revision, config = parse_hub(where.removeprefix("hub:"))
@@ -64,8 +68,8 @@ def _from_files(name: str | None, where: str, options: SetOptions) -> LabelledSe
         )
     train_files, test_files, notes = find_splits(path, options.train_split, options.test_split)
     columns = _columns(known, options)
-    train = open_files(train_files, **columns)
-    test = open_files(test_files, **columns) if test_files is not None else None
+    train = open_files(train_files, **columns).rows()
+    test = open_files(test_files, **columns).rows() if test_files is not None else None
     return _made(name or _name_of(path), known, where, train, test, options, notes)
 
 
@@ -81,12 +85,19 @@ def _from_hub(
         )
     splits = [options.train_split or "train", options.test_split or "test"]
     columns = _columns(known, options)
-    train, test = (open_hub(name, dataset, commit, config, split, **columns) for split in splits)
+    train, test = (open_hub(name, dataset, commit, config, split, **columns).rows() for split in splits)
     source = f"hub:{dataset}@{commit}" + (f"#{config}" if config else "") + ("" if pinned else " (not pinned)")
     try:
         return _made(name, known, source, train, None if splits[0] == splits[1] else test, options, notes)
     except DiptychError as error:
         raise explained(name, dataset, commit, error) from error
+
+
+def _from_repository(name: str, known: RegisteredSet, options: SetOptions) -> LabelledSet:
+    if options.train_split is not None or options.test_split is not None:
+        raise DiptychError(f"{name}: has no named splits; leave train_split and test_split out")
+    rows = repository_rows(name, known.dataset, known.revision, known.lines)
+    return _made(name, known, f"github:{known.dataset}@{known.revision}", rows, None, options, [])
 
 
 def _columns(known: RegisteredSet | None, options: SetOptions) -> dict[str, Any]:
@@ -99,8 +110,8 @@ def _made(
     name: str,
     known: RegisteredSet | None,
     source: str,
-    train: LabelledRows,
-    test: LabelledRows | None,
+    train: Iterable[Row],
+    test: Iterable[Row] | None,
     options: SetOptions,
     notes: list[str],
 ) -> LabelledSet:
@@ -108,8 +119,8 @@ def _made(
         name,
         known.title if known is not None else name,
         source,
-        train.rows(),
-        test.rows() if test is not None else None,
+        train,
+        test,
         naming=known.naming if known is not None else Naming(),
         test_share=options.test_share,
         max_train=options.max_train or (known.max_train if known is not None else None),

@@ -1,5 +1,6 @@
-"""Sets that are known by name: where they are on the hub, and what their columns and classes mean."""
+"""Sets that are known by name: where they are, at which commit, and what their columns and classes mean."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from probes.sets.classes import Naming
@@ -20,10 +21,11 @@ class RegisteredSet:
 
     Attributes:
         title: For people.
-        dataset: Its name on the hub.
-        revision: Commit there, 40 hex digits; None: not pinned, which the notes of the set say.
+        dataset: Its name on the hub; where there are ``lines``, a repository of GitHub.
+        revision: Commit there, 40 hex digits.
         config: Configuration there; None: the only one.
         text: Columns of the text there; None: as usual.
+        lines: Files of one text a line to the class of all their lines; None: every line begins with its own.
         naming: Of the classes.
         control: True where the labels are not sentiment.
         max_train: Most training texts unless an option says otherwise; the hub has millions of some.
@@ -32,9 +34,10 @@ class RegisteredSet:
 
     title: str
     dataset: str
-    revision: str | None
+    revision: str
     config: str | None = None
     text: tuple[str, ...] | None = None
+    lines: Mapping[str, int | None] = field(default_factory=dict)
     naming: Naming = field(default_factory=Naming)
     control: bool = False
     max_train: int | None = None
@@ -99,8 +102,28 @@ REGISTRY: dict[str, RegisteredSet] = {
         "sentiment",
         naming=Naming(("negative", "neutral", "positive")),
     ),
-    "mpqa": RegisteredSet("MPQA", "jxm/mpqa", None, naming=_POLARITY),
-    "cr": RegisteredSet("Customer Reviews", "SetFit/SentEval-CR", None, naming=_POLARITY),
-    "subj": RegisteredSet("Subj", "SetFit/subj", None, control=True),
+    # The three that SentEval has as plain lines, without splits.
+    "mpqa": RegisteredSet(
+        "MPQA",
+        "harvardnlp/sent-conv-torch",
+        "7917668a7bf647fc9e7b02bdbc40d8ab5567ea67",
+        lines={"data/mpqa.neg": 0, "data/mpqa.pos": 1},
+        naming=_POLARITY,
+    ),
+    "cr": RegisteredSet(
+        "Customer Reviews",
+        "harvardnlp/sent-conv-torch",
+        "7917668a7bf647fc9e7b02bdbc40d8ab5567ea67",
+        lines={"data/custrev.neg": 0, "data/custrev.pos": 1},
+        naming=_POLARITY,
+    ),
+    "subj": RegisteredSet(
+        "Subj",
+        "harvardnlp/sent-conv-torch",
+        "656a7ea29de3409aca87bb17935cf93c537527fa",
+        lines={"data/subj.all": None},
+        naming=Naming(("subjective", "objective")),
+        control=True,
+    ),
 }
 """By name."""
