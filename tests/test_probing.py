@@ -125,7 +125,6 @@ class TestClassifier:
         outcome = fit_probe(x, y, x, y, num_classes=2, seed=0, strength=10.0)
         reference = LogisticRegression(C=10.0, tol=1e-8, max_iter=5000).fit(x, y)
         np.testing.assert_allclose(outcome.probabilities, reference.predict_proba(x).max(1), atol=5e-3)
-        assert outcome.accuracy == outcome.train_accuracy
 
     def test_a_class_that_train_lacks_is_never_predicted(self) -> None:
         x, y, test_x, test_y = clouds(classes=3)
@@ -248,13 +247,12 @@ class TestScores:
         assert score.accuracy.std == 0.0 and score.cv_accuracy is None
         np.testing.assert_array_equal(score.predictions[0], score.predictions[1])
 
-    def test_shuffled_labels_teach_nothing_but_are_memorised(self) -> None:
+    def test_shuffled_labels_teach_nothing(self) -> None:
         data = clouds(gap=3.0, width=200, train=200, test=600)
         (true,) = probe_scores(*data, num_classes=2, strength=1.0, resamples=200)
         (control,) = probe_scores(*data, num_classes=2, strength=1.0, shuffled=True, seeds=(0, 1, 2), resamples=200)
         assert true.accuracy.value > 0.95
         assert 0.3 < control.accuracy.value < 0.7
-        assert control.train_accuracy is not None and control.train_accuracy > 0.95
         assert control.shuffled and not true.shuffled
         selectivity = compare(data[3], true.predictions, control.predictions).difference
         assert selectivity.value == pytest.approx(true.accuracy.value - control.accuracy.value)
@@ -604,7 +602,6 @@ class TestProjection:
         # The largest weights, −0.8 and 1, are made positive.
         np.testing.assert_allclose(np.corrcoef(shown.points[:, 0], x[:, 2])[0, 1], 1.0, atol=1e-6)
         np.testing.assert_allclose(np.corrcoef(shown.points[:, 1], x[:, 1])[0, 1], 1.0, atol=0.01)
-        assert sum(shown.shares) == pytest.approx(1.0) and shown.shares[0] > 0.9
         np.testing.assert_allclose(shown.points.mean(axis=0), 0, atol=1e-12)
 
     def test_sample_is_seeded_and_stratified(self) -> None:

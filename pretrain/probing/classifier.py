@@ -35,7 +35,6 @@ class ProbeOutcome:
         predictions: Labels, int64 [num_test].
         probabilities: What the probe gives these labels, float32 [num_test].
         accuracy: On the test examples.
-        train_accuracy: On the training examples; with shuffled labels: how much the probe can memorise.
     """
 
     cv_accuracy: float | None
@@ -44,7 +43,6 @@ class ProbeOutcome:
     predictions: Labels
     probabilities: NDArray[np.float32]
     accuracy: float
-    train_accuracy: float
 
 
 def fit_probe(
@@ -114,7 +112,6 @@ def fit_probe(
             predictions=predictions,
             probabilities=probabilities[np.arange(len(columns)), columns].astype(np.float32),
             accuracy=float(np.mean(predictions == test_y)),
-            train_accuracy=float(model.score(train_x, train_y)),
         )
 
 

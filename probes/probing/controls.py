@@ -36,7 +36,6 @@ def majority(train_y: Labels, test_y: Labels, num_classes: int, resamples: int =
         cv_accuracy=None,
         accuracy=tested.accuracy,
         macro_f1=tested.macro_f1,
-        train_accuracy=None,
         strengths=(),
         converged=True,
         predictions=predictions,

@@ -20,12 +20,10 @@ class Projection:
     Attributes:
         rows: Numbers of the texts shown, int64 [points], ascending.
         points: Their coordinates, float64 [points, 2].
-        shares: Of the variance that the two axes hold.
     """
 
     rows: NDArray[np.int64]
     points: NDArray[np.float64]
-    shares: tuple[float, float]
 
 
 def project(
@@ -52,7 +50,7 @@ def project(
     if not np.isfinite(sample).all():
         raise DiptychError("projection: NaN or infinite values; look at the model's weights and dtype")
     centred = sample - sample.mean(axis=0)
-    shown, shares = np.zeros((len(rows), 2)), np.zeros(2)
+    shown = np.zeros((len(rows), 2))
     directions = min(2, *sample.shape)
     if np.square(centred).sum() > 0:
         pca = PCA(directions, svd_solver="full").fit(sample)
@@ -60,5 +58,4 @@ def project(
         largest = np.abs(weights).argmax(axis=1)
         signs = np.sign(weights[np.arange(directions), largest])
         shown[:, :directions] = centred @ (weights * signs[:, None]).T
-        shares[:directions] = pca.explained_variance_ratio_
-    return Projection(rows=rows, points=shown, shares=(float(shares[0]), float(shares[1])))
+    return Projection(rows=rows, points=shown)

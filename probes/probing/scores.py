@@ -23,7 +23,6 @@ class ProbeScore:
         cv_accuracy: Mean over seeds; None where the strength was given.
         accuracy: On the test examples.
         macro_f1: On the test examples.
-        train_accuracy: Mean over seeds; with shuffled labels: how much the probe memorises. None for majority.
         strengths: Inverse regularisation C by seed; empty for majority.
         converged: Whether every fit of every seed converged.
         predictions: Labels, int64 [seeds, num_test].
@@ -35,7 +34,6 @@ class ProbeScore:
     cv_accuracy: float | None
     accuracy: Estimate
     macro_f1: Estimate
-    train_accuracy: float | None
     strengths: tuple[float, ...]
     converged: bool
     predictions: NDArray[np.int64]
@@ -165,7 +163,6 @@ def summed(
         cv_accuracy=float(np.mean(validated)) if validated else None,
         accuracy=tested.accuracy,
         macro_f1=tested.macro_f1,
-        train_accuracy=float(np.mean([outcome.train_accuracy for outcome in outcomes])),
         strengths=tuple(outcome.strength for outcome in outcomes),
         converged=all(outcome.converged for outcome in outcomes),
         predictions=predictions,
