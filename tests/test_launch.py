@@ -34,23 +34,35 @@ def run_lines(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_deepspeed_launcher_takes_the_script_with_options_config_and_overrides(config: Path) -> None:
+@pytest.fixture(scope="module")
+def by_launcher(config: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = config.parent / "by-launcher"
-    done = start("deepspeed", "--num_gpus", "2", "--master_port", "29711", SCRIPT, str(config), f"run.folder={folder}")
+    options = ("--num_gpus", "2", "--master_port", "29711")
+    return folder, start("deepspeed", *options, SCRIPT, str(config), f"run.folder={folder}", "logging.every=1")
+
+
+def test_the_deepspeed_launcher_takes_the_script_with_options_config_and_overrides(
+    by_launcher: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = by_launcher
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 rank(s) on cpu, ZeRO-3" in done.stderr
     assert (folder / "export" / "model.safetensors").is_file()
     assert run_lines(folder)[-1]["step"] == 2
 
 
-def test_the_shell_starts_the_same_run(config: Path) -> None:
+def test_the_shell_starts_the_same_run(
+    config: Path, by_launcher: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
     folder = config.parent / "by-shell"
     options = ("--num_gpus", "2", "--master_port=29712")
     done = start("bash", SCRIPT, *options, str(config), f"run.folder={folder}", "logging.every=1")
     assert done.returncode == 0, done.stdout + done.stderr
-    losses = [line["train/lm_loss"] for line in run_lines(folder) if "train/lm_loss" in line]
-    by_launcher = [line for line in run_lines(config.parent / "by-launcher") if "train/lm_loss" in line]
-    assert losses[0] == by_launcher[0]["train/lm_loss"] and len(losses) == 2
+    losses, expected = (
+        [line["train/lm_loss"] for line in run_lines(run) if "train/lm_loss" in line]
+        for run in (folder, by_launcher[0])
+    )
+    assert losses == expected and len(losses) == 2
 
 
 def test_a_mistake_ends_all_ranks_with_one_line(config: Path) -> None:
