@@ -6,11 +6,12 @@
     settings:
       plain: {objective.lambda: 0}
       mixed: {objective.lambda: 0.5, finetune: {objective.lambda: 0.1}}
-    pretrain: {config: configs/nlrx_synth.yaml, set: {train.epochs: 4}}
+    pretrain: {config: configs/nlrx_synth.yaml, set: {packing.reserve_branches: true}}
     finetune: {config: configs/finetune/nlrx_synth.yaml, sbatch: {time: "4:00:00"}}
     probe: {arguments: [--data, rotten_tomatoes]}
 
-A stage may be left out. Fine-tuning starts from the pre-training run of the same name.
+A stage may be left out. Fine-tuning starts from the pre-training run of the same name, whatever architecture its own
+config names.
 """
 
 import difflib
@@ -159,7 +160,8 @@ def plan_runs(pipeline: Pipeline) -> dict[str, list[PlannedRun]]:
                         keys["run.seed"] = seed
                     model = None
                     if stage == "finetune" and pipeline.pretrain is not None:
-                        model, keys["model.path"] = pipeline.folder / "pretrain" / name / "export", str(stand_in)
+                        model = pipeline.folder / "pretrain" / name / "export"
+                        keys = _without_architecture(given.config) | keys | {"model.path": str(stand_in)}
                     overrides = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
                     try:
                         config = load_config(given.config, overrides, TRAINING[stage])
@@ -172,6 +174,15 @@ def plan_runs(pipeline: Pipeline) -> dict[str, list[PlannedRun]]:
 def _of_stage(changes: Mapping[str, Any], stage: str) -> dict[str, Any]:
     everywhere = {key: value for key, value in changes.items() if key not in TRAINING}
     return everywhere | dict(changes.get(stage) or {})
+
+
+def _without_architecture(path: Path) -> dict[str, Any]:
+    """Takes the architecture out of a config that would train from scratch; a mistake in it is for its reader."""
+    try:
+        model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
+        return {"model": {key: value for key, value in model.items() if key not in ("type", "fields")}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return {}
 
 
 def _text(config: Config, model: Path | None) -> str:

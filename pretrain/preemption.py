@@ -34,8 +34,12 @@ class Preemption:
         self._when = 0.0
         self._kept = False
 
-    def listen(self) -> None:
-        """Takes the signals from now on; child processes keep their defaults."""
+    def listen(self, words: str = "before training began; start it again to go on") -> None:
+        """Takes the signals from now on; child processes keep their defaults.
+
+        Args:
+            words: What is said of a stop outside of ``kept``.
+        """
         owner = os.getpid()
 
         def receive(number: int, frame: FrameType | None) -> None:
@@ -47,7 +51,7 @@ class Preemption:
                 return
             self.received, self._when = signal.Signals(number).name, time.monotonic()
             if not self._kept:
-                raise Preempted(f"stopped by {self.received} before training began; start it again to go on")
+                raise Preempted(f"stopped by {self.received} {words}")
 
         for each in SIGNALS:
             signal.signal(each, receive)

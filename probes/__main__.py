@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     from probes.arguments import read_arguments
 
     settings = read_arguments(argv, str(__doc__))
-    preemption.listen()  # what was encoded is found again
+    preemption.listen(f"before the report; start it again: what was encoded is kept in {settings.cache}")
     from probes.reporting import check_folder, write_report, write_tensorboard
     from probes.run import ProbingRun
 

@@ -32,7 +32,7 @@ class Settings:
         cache: Folder of cached representations.
         poolings: How a text's states become one vector.
         seeds: Number of seeds.
-        sizes: Training sizes of the learning curve; all examples always are the last one.
+        sizes: Training sizes of the learning curve, before all examples; None: 100, 300, 1000, … as far as they go.
         random_seeds: How many times each architecture is also probed with random weights.
         max_tokens: Most tokens of a text; None: the context.
         batch_tokens: Positions of a forward pass; None: as suits the device.
@@ -50,7 +50,7 @@ class Settings:
     cache: Path
     poolings: tuple[str, ...]
     seeds: int
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...] | None
     random_seeds: int
     max_tokens: int | None
     batch_tokens: int | None
@@ -91,7 +91,13 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
     add("--cache", type=Path, metavar="DIR", help="representations that are kept (OUT/cache)")
     add("--pooling", nargs="+", default=["last", "mean"], choices=POOLINGS, help="what a text is read from (last mean)")
     add("--seeds", type=_positive, default=3, metavar="N", help="of folds, training subsets and shuffled labels (3)")
-    add("--sizes", nargs="*", type=_positive, metavar="N", help="training sizes of the curve (100 300 1000 3000 ...)")
+    add(
+        "--sizes",
+        nargs="*",
+        type=_positive,
+        metavar="N",
+        help="sizes of the curve (100 300 1000 ...; no N: none)",
+    )
     add("--random-seeds", type=_count, default=1, metavar="N", help="of the same architecture with random weights (1)")
     add("--text", nargs="+", metavar="COLUMN", help="columns that make up a text (text, sentence or review)")
     add("--label", metavar="COLUMN", help="column of the class (label)")
@@ -129,7 +135,7 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
         cache=found.cache or found.out / "cache",
         poolings=tuple(found.pooling),
         seeds=found.seeds,
-        sizes=tuple(sorted(set(found.sizes or ()))) if found.sizes is not None else (),
+        sizes=tuple(sorted(set(found.sizes))) if found.sizes is not None else None,
         random_seeds=found.random_seeds,
         max_tokens=found.max_tokens,
         batch_tokens=found.batch_tokens,
@@ -175,15 +181,11 @@ def _step(name: str) -> str:
     return match[1] if match else name
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("needs at least 0")
-    return number
+def _count(text: str, least: int = 0) -> int:
+    if not re.fullmatch(r"\d+", text, re.ASCII) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r}: needs a whole number of at least {least}")
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("needs at least 1")
-    return number
+    return _count(text, 1)

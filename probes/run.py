@@ -4,13 +4,15 @@ import datetime
 import itertools
 import platform
 import re
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import tqdm
 
 from pretrain import __version__
@@ -62,7 +64,7 @@ class ProbingRun:
     def _read_sets(self) -> None:
         settings = self.settings
         for spec in settings.sets:
-            labelled = self._try(partial(load_set, spec, settings.options))
+            labelled = self._try(spec, partial(load_set, spec, settings.options))
             if labelled is None:
                 continue
             if any(other.name == labelled.name for other in self.found.sets):
@@ -72,7 +74,8 @@ class ProbingRun:
             else:
                 self.found.sets.append(labelled)
         if settings.pairs is not None:
-            self.pairs = self._try(partial(read_pairs, settings.pairs, settings.pair_fields, LOOKED_AT))
+            read = partial(read_pairs, settings.pairs, settings.pair_fields, LOOKED_AT)
+            self.pairs = self._try(self._pairs_name, read)
         if not self.found.sets:
             raise DiptychError("no set could be read: " + "; ".join(self.problems))
 
@@ -80,7 +83,7 @@ class ProbingRun:
         """Encodes every set with every model and its random twins, one model in memory at a time."""
         twins: dict[str, tuple[str, ...]] = {}
         for name, path in self.settings.models.items():
-            model = self._try(partial(self._open, path, None))
+            model = self._try(name, partial(self._open, path, None))
             facts = self._encode_with(model, name, None) if model is not None else None
             if model is None or facts is None:
                 continue
@@ -97,7 +100,7 @@ class ProbingRun:
         """Encodes with the random twins of a model; returns what those are called with which it could be done."""
         names = []
         for seed in range(self.settings.random_seeds):
-            model = self._try(partial(self._open, path, seed))
+            model = self._try(random_name(name, seed), partial(self._open, path, seed))
             facts = self._encode_with(model, random_name(name, seed), name) if model is not None else None
             if facts is not None:
                 self.found.models.append(facts)
@@ -128,7 +131,7 @@ class ProbingRun:
             self._note(f"{name} was not trained with [PRED] tokens, so it has no pooling pred")
         texts = {labelled.name: [*labelled.train.texts, *labelled.test.texts] for labelled in self.found.sets}
         if self.pairs is not None:
-            texts[str(settings.pairs)] = [*self.pairs[0], *self.pairs[1]]
+            texts[self._pairs_name] = [*self.pairs[0], *self.pairs[1]]
         for place, wanted in texts.items():
             try:
                 encoded = encode(
@@ -151,7 +154,8 @@ class ProbingRun:
     def _probe(self, labelled: LabelledSet) -> None:
         """All probes of a set: every layer with one seed, then the chosen ones with all seeds, sizes and controls."""
         name, num_train, seeds = labelled.name, len(labelled.train), range(self.settings.seeds)
-        asked, classes = self.settings.sizes or curve_sizes(num_train), len(labelled.label_names)
+        classes = len(labelled.label_names)
+        asked = curve_sizes(num_train) if self.settings.sizes is None else self.settings.sizes
         sizes = (*(size for size in asked if size >= classes), num_train)
         if few := [f"{size:,}" for size in asked if size < classes]:
             self._note(f"{name}: train sizes below its {classes} classes are left out ({', '.join(few)})")
@@ -213,23 +217,21 @@ class ProbingRun:
         name, train, test, classes = labelled.name, labelled.train, labelled.test, len(labelled.label_names)
 
         def words() -> tuple[ProbeScore, ...]:
-            try:
-                return tfidf(
-                    train.texts,
-                    train.labels,
-                    test.texts,
-                    test.labels,
-                    num_classes=classes,
-                    sizes=sizes,
-                    seeds=seeds,
-                    place=f"{name}, tfidf",
-                )
-            except ValueError as error:  # of scikit-learn
-                raise DiptychError(f"{name}, tfidf: {_line(error)}") from error
+            return tfidf(
+                train.texts,
+                train.labels,
+                test.texts,
+                test.labels,
+                num_classes=classes,
+                sizes=sizes,
+                seeds=seeds,
+                place=f"{name}, tfidf",
+            )
 
+        own = self._try(f"{name}, tfidf", lambda: words() if self.ranks.is_main else None)
         curves = {
             "majority": (majority(train.labels, test.labels, classes),),
-            "tfidf": self._try(lambda: self.ranks.on_main(words)) or (),
+            "tfidf": self.ranks.gather(own)[0] or (),
         }
         for system, curve in curves.items():
             self.scores += [probe.score(name, system) for probe in curve]
@@ -243,11 +245,10 @@ class ProbingRun:
         mine = range(self.ranks.rank, len(tasks), self.ranks.world_size)
         for number in tqdm.tqdm(mine, desc=title, unit="probe", disable=hidden):
             try:
-                own.append((number, work(tasks[number]), None))
-            except DiptychError as error:
+                what = f"{title}, {', '.join(map(str, tasks[number]))}"
+                own.append((number, _explained(what, partial(work, tasks[number])), None))
+            except (DiptychError, OSError) as error:
                 own.append((number, None, str(error)))
-            except ValueError as error:  # of scikit-learn
-                own.append((number, None, f"{title}, {', '.join(map(str, tasks[number]))}: {_line(error)}"))
         results: list[T | None] = [None] * len(tasks)
         for number, result, problem in sorted(itertools.chain(*self.ranks.gather(own)), key=lambda item: item[0]):
             results[number] = result
@@ -255,13 +256,28 @@ class ProbingRun:
                 self._problem(problem)
         return results
 
-    def _try(self, action: Callable[[], T]) -> T | None:
+    def _try(self, what: str, action: Callable[[], T]) -> T | None:
         """An action's result; if it fails, that is noted and the rest goes on. Collective."""
         try:
-            return self.ranks.agree(action)
+            return self.ranks.agree(partial(_explained, what, action))
         except DiptychError as error:
             self._problem(str(error))
             return None
+
+    def _part(self, what: str, make: Callable[[], Iterable[T]]) -> tuple[T, ...]:
+        """A part of the report; nothing of it where it fails, for the probes before it took hours."""
+        try:
+            return _explained(what, lambda: tuple(make()))
+        except (DiptychError, OSError) as error:
+            self._problem(str(error))
+            return ()
+
+    @property
+    def _pairs_name(self) -> str:
+        """What the pairs are called among the sets."""
+        path = self.settings.pairs
+        assert path is not None
+        return str(path.absolute() if any(labelled.name == str(path) for labelled in self.found.sets) else path)
 
     def _problem(self, text: str) -> None:
         self.problems.append(text)
@@ -295,7 +311,7 @@ class ProbingRun:
     def _report(self) -> Report:
         found, settings = self.found, self.settings
         overlaps = find_overlaps(found.sets)
-        pairs = None if self.pairs is None else str(settings.pairs)
+        pairs = None if self.pairs is None else self._pairs_name
         places = [*(labelled.name for labelled in found.sets), *([pairs] if pairs is not None else [])]
         return Report(
             title=settings.title,
@@ -310,10 +326,10 @@ class ProbingRun:
             models=tuple(found.models),
             sets=tuple(_set_facts(item, overlaps[item.name]) for item in found.sets),
             scores=tuple(self.scores),
-            comparisons=comparisons(found, settings.poolings),
-            geometry=tuple(geometry(found, pairs)),
-            similarities=tuple(similarities(found, settings.poolings)),
-            predictions=tuple(predictions(found)),
+            comparisons=self._part("comparisons", lambda: comparisons(found, settings.poolings)),
+            geometry=self._part("geometry", lambda: geometry(found, pairs)),
+            similarities=self._part("CKA", lambda: similarities(found, settings.poolings)),
+            predictions=self._part("predictions", lambda: predictions(found)),
             truncated={
                 facts.name: {
                     place: found.encoded[facts.name, place].truncated
@@ -325,6 +341,25 @@ class ProbingRun:
             problems=tuple(self.problems),
             notes=tuple(found.notes),  # after everything that adds to them
         )
+
+
+def _explained(what: str, action: Callable[[], T]) -> T:
+    """An action's result.
+
+    Raises:
+        DiptychError: It failed, whatever with: other sets and models go on.
+        OSError: Of the file system, which ranks look at together.
+    """
+    try:
+        return action()
+    except (DiptychError, OSError):
+        raise
+    except Exception as error:
+        expected = isinstance(error, ValueError | MemoryError | torch.OutOfMemoryError)  # of scikit-learn, of a device
+        if not expected:
+            traceback.print_exc()
+        kind = "" if expected and str(error) else f"{type(error).__name__}: "
+        raise DiptychError(f"{what}: {kind}{_line(error)}") from error
 
 
 def _validated(probe: ProbeScore | None) -> float:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,7 @@ from pretrain.sources.jsonl import JsonlSource
 from pretrain.tokenizer import Tokenizer, TokenizerConfig
 from pretrain.tokenizer_training import train
 from probes.encoding import encode as encoding
+from probes.encoding.cache import CacheFolder
 from probes.encoding.encode import Encoded, encode
 from probes.encoding.origin import checkpoints_of
 from probes.encoding.pairs import read_pairs
@@ -300,6 +302,24 @@ def calls(model: ProbedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(encoding, "pooled", counted)
     return seen
+
+
+def test_two_programs_that_write_the_same_do_not_disturb_each_other(tmp_path: Path) -> None:
+    shape = (1, 1, 4, 2)
+    one, other = (CacheFolder(tmp_path, {"model": "m"}, shape) for _ in range(2))
+    for folder in (one, other):
+        folder.start()
+        folder.write(0, np.ones((1, 1, 2, 2), np.float32))
+    old = time.time() - 2 * 86_400
+    os.utime(other.scratch, (old, old))  # it grows within, which its own time does not show
+    third = CacheFolder(tmp_path, {"model": "m"}, shape)
+    third.start()
+    third.discard()
+    for folder in (one, other):
+        folder.write(2, np.ones((1, 1, 2, 2), np.float32))
+        folder.commit(0)
+    assert one.look() == (0, None) and one.read(0, 0).tolist() == [[1, 1]] * 4
+    assert [path.name for path in tmp_path.iterdir()] == [one.key]
 
 
 def test_cache_is_used_and_a_broken_one_is_rebuilt(

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -249,12 +250,12 @@ def test_a_test_split_without_labels_is_refused(tmp_path: Path) -> None:
     path = folder_of(tmp_path, rows_of(0, 1), [{"text": "a"}, {"text": "b"}])
     assert problem(path) == (
         f"{path}/test.jsonl:1: no column 'label', so there are no labels; it has text; name the column of the labels "
-        "with the option label"
+        "with --label"
     )
     path = folder_of(tmp_path, rows_of(0, 1), rows_of(-1, -1))
     assert problem(path) == (
         f"{path}/test.jsonl: the test split has no labels (all are -1, as where they are kept secret); name a split "
-        "that has some with the option test_split, such as validation"
+        "that has some with --test-split, such as validation"
     )
 
 
@@ -292,16 +293,16 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     path = folder_of(tmp_path, rows_of(0, 1), rows_of(0, 1))
     assert problem(path, SetOptions(test_split="dev")) == f"{path}: no split 'dev'; it has test, train"
     assert problem(path / "train.jsonl", SetOptions(test_split="test")) == (
-        f"{path}/train.jsonl: is one file, which has no named splits; leave train_split and test_split out"
+        f"{path}/train.jsonl: is one file, which has no named splits; leave --train-split and --test-split out"
     )
     write(path / "train.csv", rows_of(0, 1))
     assert problem(path) == (f"{path}/train.jsonl: split 'train' is in train.csv as well; remove one, or name the file")
     write(tmp_path / "odd" / "a.jsonl", rows_of(0, 1))
     write(tmp_path / "odd" / "b.jsonl", rows_of(0, 1))
-    assert problem(tmp_path / "odd") == f"{tmp_path}/odd: no split 'train'; it has a, b; name one with train_split"
+    assert problem(tmp_path / "odd") == f"{tmp_path}/odd: no split 'train'; it has a, b; name one with --train-split"
     write(tmp_path / "odd" / "train.jsonl", rows_of(0, 1))
     assert problem(tmp_path / "odd") == (
-        f"{tmp_path}/odd: no split 'test'; it has a, b, train; name one with test_split"
+        f"{tmp_path}/odd: no split 'test'; it has a, b, train; name one with --test-split"
     )
 
 
@@ -318,7 +319,7 @@ def test_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     write(path, [{"body": "a", "label": 0}])
     assert problem(path) == (
         f"{path}:1: no column 'text' or 'sentence' or 'review'; it has body, label; name the column of the texts with "
-        "the option text"
+        "--text"
     )
     table = write(tmp_path / "a.parquet", [{"body": "a", "label": 0}])
     assert problem(table, SetOptions(text=("title", "body"))).startswith(f"{table}: no column 'title' + 'body'; it has")
@@ -386,6 +387,23 @@ def test_local_files_under_a_registered_name_mean_the_same(tmp_path: Path) -> No
     assert binary.notes == ("1 train text of other classes left out", "1 test text of other classes left out")
 
 
+def test_files_under_a_registered_name_lie_as_on_the_hub(tmp_path: Path) -> None:
+    write(tmp_path / "plain_text" / "train.jsonl", rows_of(0, 1))
+    write(tmp_path / "plain_text" / "test.jsonl", rows_of(0, 1))
+    assert load_set(f"imdb={tmp_path}").label_names == ("negative", "positive")
+
+
+def test_classes_that_look_wrong_are_noted(tmp_path: Path) -> None:
+    five = folder_of(tmp_path / "five", rows_of(*range(5)), rows_of(*range(5)))
+    assert load_set(f"rotten_tomatoes={five}").notes == (
+        "has the classes 0, 1, 2, 3, 4, but Rotten Tomatoes has negative, positive",
+    )
+    cased = folder_of(tmp_path / "cased", rows_of("Pos", "pos"), rows_of("Pos", "pos"))
+    assert load_set(str(cased)).notes == ("labels that differ in case alone count as different classes",)
+    many = folder_of(tmp_path / "many", rows_of(*range(1001)), rows_of(0, 1))
+    assert problem(many).endswith("1,001 classes; 1,000 are the most: name the column of the classes with --label")
+
+
 # ------------------------------------------------------------------------------------------------------------------ hub
 
 
@@ -439,8 +457,7 @@ def test_a_hub_that_can_be_reached_is_read_at_one_commit(monkeypatch: pytest.Mon
     assert pinned.source == f"hub:owner/name@{COMMIT[::-1]}#part"
     assert loaded[-1] == ("owner/name", "part", "test", COMMIT[::-1])
     assert problem(f"hub:owner/name@{COMMIT}", SetOptions(test_split="dev")) == (
-        'owner/name/dev: cannot be read (Unknown split "dev".); check the name, the configuration (#config) and the '
-        "names of the splits"
+        'owner/name/dev: cannot be read (Unknown split "dev".); check the name, the configuration and the split'
     )
 
 
@@ -599,9 +616,12 @@ def labels_of(found: LabelledSet) -> dict[str, int]:
     return {text: label for split in splits for text, label in zip(split.texts, split.labels.tolist(), strict=True)}
 
 
-def test_lines_of_a_repository_are_a_set_and_are_kept(github: tuple[Path, http.server.HTTPServer]) -> None:
+def test_lines_of_a_repository_are_a_set_and_are_kept(
+    github: tuple[Path, http.server.HTTPServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, server = github
     bad, good = ([f"{word} {n}" for n in range(30)] for word in ("bad", "good"))
+    monkeypatch.setitem(REGISTRY, "mpqa", replace(REGISTRY["mpqa"], num_texts=60))
     serve(folder, "mpqa", mpqa_neg="\n".join(bad).encode(), mpqa_pos="\n".join([*good, " ", ""]).encode())
     found = load_set("mpqa")
     assert found.source == "github:harvardnlp/sent-conv-torch@7917668a7bf647fc9e7b02bdbc40d8ab5567ea67"
@@ -614,15 +634,33 @@ def test_lines_of_a_repository_are_a_set_and_are_kept(github: tuple[Path, http.s
     assert load_set("mpqa").fingerprint == found.fingerprint
 
 
-def test_lines_that_begin_with_their_class_in_two_encodings(github: tuple[Path, http.server.HTTPServer]) -> None:
+def test_lines_that_begin_with_their_class_in_two_encodings(
+    github: tuple[Path, http.server.HTTPServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTRY, "subj", replace(REGISTRY["subj"], num_texts=43))
     lines = [f"{n % 2} text {n}".encode() for n in range(40)]
-    lines += [b"0  . . . a joke", "0 un h\u00e9ros".encode(), "1 moli\u00e8re \u2013 a film ".encode("cp1252")]
+    lines += [
+        b"0  . . . a joke",
+        "0 un h\u00e9ros".encode(),
+        "1 moli\u00e8re ".encode() + "\u2013 a film ".encode("cp1252"),
+    ]
     serve(github[0], "subj", subj_all=b"\n".join([*lines, b""]))
     found = load_set("subj")
     assert found.label_names == ("subjective", "objective") and found.control
     said = labels_of(found)
     assert len(said) == 43 and said["text 3"] == 1 and said["text 4"] == 0
     assert (said[". . . a joke"], said["un h\u00e9ros"], said["moli\u00e8re \u2013 a film"]) == (0, 0, 1)
+
+
+def test_a_page_in_place_of_the_lines_is_refused_and_says_what_to_delete(
+    github: tuple[Path, http.server.HTTPServer], tmp_path: Path
+) -> None:
+    serve(github[0], "cr", custrev_neg=b"<html>busy</html>", custrev_pos=b"<html>busy</html>")
+    kept = tmp_path / "home" / "diptych" / REGISTRY["cr"].dataset / REGISTRY["cr"].revision / "data"
+    assert problem("cr") == (
+        "cr: 2 texts where there should be about 3,775; what was downloaded is damaged: delete "
+        f"{kept}/custrev.neg {kept}/custrev.pos to download it again"
+    )
 
 
 def test_a_repository_that_cannot_be_reached_says_what_to_do(
@@ -638,5 +676,5 @@ def test_a_repository_that_cannot_be_reached_says_what_to_do(
     assert "cannot be downloaded (HF_HUB_OFFLINE is set)" in problem("cr")
     assert not list((tmp_path / "home").rglob("*.*"))
     assert problem("cr", SetOptions(test_split="dev")) == (
-        "cr: has no named splits; leave train_split and test_split out"
+        "cr: has no named splits; leave --train-split and --test-split out"
     )

@@ -140,6 +140,7 @@ def test_a_broken_set_or_model_leaves_the_others_alone(folder: Path) -> None:
         (["x (random weights)=a", "--data", "mood"], "as in NAME=a"),
         (["x (random weights, seed 2)=a", "--data", "mood"], "as in NAME=a"),
         (["a", "--data", "mood", "--random-seeds", "-1"], "--random-seeds"),
+        (["a", "--data", "mood", "--max-train", "1e3"], "--max-train: '1e3': needs a whole number of at least 1"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str) -> None:
@@ -271,6 +272,35 @@ def test_errors_of_the_classifier_are_problems_of_their_set(folder: Path, monkey
     assert {score.system for score in report.scores} == {"majority"}
 
 
+def test_whatever_goes_wrong_with_a_model_or_a_part_of_the_report_leaves_the_rest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_or_not(path: str, **options: Any) -> ProbedModel:
+        if path.endswith("other"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return open_model(path, **options)
+
+    def broken(*given: Any) -> None:
+        raise AttributeError("a mistake of ours")
+
+    monkeypatch.setattr("probes.run.open_model", open_or_not)
+    monkeypatch.setattr("probes.run.geometry", broken)
+    arguments = ["--data", f"mood={folder}/mood", "--pooling", "mean", "--random-seeds", "0", "--sizes"]
+    report = report_of(folder, f"{folder}/other", f"{folder}/one", *arguments)
+    assert report.problems == ("other: CUDA out of memory", "geometry: AttributeError: a mistake of ours")
+    assert [facts.name for facts in report.models] == ["one"] and report.geometry == ()
+    assert {score.train_size for score in report.scores} == {120}  # --sizes without numbers: no curve
+
+
+def test_pairs_called_like_a_set_are_kept_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    shutil.copy("pairs.jsonl", "mood.jsonl")
+    arguments = ["--data", "mood.jsonl=mood", "--pairs", "mood.jsonl", "--pooling", "mean", "--random-seeds", "0"]
+    report = report_of(folder, "one", *arguments)
+    assert not report.problems and report.chosen("mood.jsonl", "one") is not None
+    assert {item.texts for item in report.geometry if item.margin is not None} == {f"{folder}/mood.jsonl"}
+
+
 def test_a_folder_that_is_no_report_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("mine")
     with pytest.raises(DiptychError, match=r"index\.html"):
@@ -290,7 +320,7 @@ def probe_of(right: int, labels: list[int], cv_accuracy: float | None) -> ProbeS
     """A probe that is right about the first so many examples."""
     said = np.array([[label if row < right else 1 - label for row, label in enumerate(labels)]])
     at = Estimate(right / len(labels), 0, 1)
-    return ProbeScore(len(labels), False, cv_accuracy, at, at, None, (), True, said, np.ones(said.shape, np.float32))
+    return ProbeScore(len(labels), False, cv_accuracy, at, at, (), True, said, np.ones(said.shape, np.float32))
 
 
 def test_comparisons() -> None:

@@ -79,7 +79,7 @@ def test_home_and_file_urls_are_local(tmp_path: Path, monkeypatch: pytest.Monkey
         ("{}/none.txt", "none.txt: no such file"),
         ("{}", "is a folder; name its files, as in"),
         ("{}/d*", "no file matches"),
-        ("memory://nothing/*.txt", "memory://nothing/*.txt: no file matches; check data.sources"),
+        ("memory://nothing/*.txt", "memory://nothing/*.txt: no file matches; check the path"),
         ("nosuchstore://a/b", "nosuchstore://a/b: cannot be read"),
     ],
 )
@@ -248,7 +248,7 @@ def test_binary_content_is_named_as_such(tmp_path: Path) -> None:
     path = write(tmp_path / "image.txt", b"good\nPNG\0\0\1\nagain\n")
     good, bad, again = read_file(path)
     assert (good, again) == ((1, "good"), (3, "again"))
-    assert str(bad) == f"{path}:2: byte 4 of the line is NUL: this looks like a binary file; check data.sources"
+    assert str(bad) == f"{path}:2: byte 4 of the line is NUL: this looks like a binary file; check the path"
     first = read_file(write(tmp_path / "windows.txt", "one\ntwo\n".encode("utf-16")))[0]
     assert isinstance(first, BadRow) and "UTF-16 text; convert it to UTF-8" in first.problem
 

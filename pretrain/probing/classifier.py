@@ -135,8 +135,7 @@ def choose_strength(
     if folds < 2:
         raise DiptychError(f"{place}: {folds} folds: cross-validation needs at least 2")
     ordered = sorted(strengths)
-    counts = np.bincount(y)
-    fold_of = _folds(y, max(2, min(folds, int(counts[counts > 0].min()))), seed)
+    fold_of = _folds(y, max(2, min(folds, len(y))), seed)
     right, losses, settled = [0.0] * len(ordered), [0.0] * len(ordered), True
     parts, alone = [], 0.0
     for fold in range(int(fold_of.max()) + 1):

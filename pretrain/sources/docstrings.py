@@ -138,7 +138,7 @@ class DocstringsSource(Source):
             found = sorted(_python_files(path))
             if not found:
                 what = "holds no .py file" if os.path.isdir(path) else "no such file or folder"
-                raise DiptychError(f"{path}: {what}; check data.sources.*.paths")
+                raise DiptychError(f"{path}: {what}; check the path")
             yield path, found
 
 

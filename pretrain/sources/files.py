@@ -173,7 +173,7 @@ def _match_local(pattern: str) -> list[str]:
     found = [path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path)]
     if not found:
         what = "no file matches" if glob.has_magic(pattern) else "no such file"
-        raise DiptychError(f"{pattern}: {what} (working directory {os.getcwd()}); check data.sources")
+        raise DiptychError(f"{pattern}: {what} (working directory {os.getcwd()}); check the path")
     return found
 
 
@@ -183,7 +183,7 @@ def _match_remote(pattern: str) -> list[str]:
         found = system.glob(name, detail=True)
     names = [name for name, info in found.items() if info.get("type") != "directory"]
     if not names:
-        what = "is a folder; name its files, as in FOLDER/*.jsonl" if found else "no file matches; check data.sources"
+        what = "is a folder; name its files, as in FOLDER/*.jsonl" if found else "no file matches; check the path"
         raise DiptychError(f"{pattern}: {what}")
     head, chained, tail = pattern.partition("::")
     if not chained:

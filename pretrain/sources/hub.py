@@ -116,7 +116,7 @@ class HubSource(ColumnSource):
         if os.path.isdir(path):
             return os.path.abspath(path)  # a relative one could be the name of a format, such as json
         if not _HUB_NAME.fullmatch(self.dataset):
-            raise DiptychError(f"{self.dataset}: no such folder, and no name on the hub (org/name); check data.sources")
+            raise DiptychError(f"{self.dataset}: no such folder, and no name on the hub (org/name); check it")
         return None
 
     def _stream(self) -> Any:
@@ -182,7 +182,9 @@ class HubSource(ColumnSource):
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> DiptychError:
-        return DiptychError(f"{self._place}: cannot be read ({_one_line(error)}); check data.sources")
+        return DiptychError(
+            f"{self._place}: cannot be read ({_one_line(error)}); check the name, the configuration and the split"
+        )
 
     def _unreachable(self, error: Exception) -> DiptychError:
         commit = f" --revision {self.revision}" if self.revision else ""

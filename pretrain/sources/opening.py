@@ -74,7 +74,7 @@ def reading(path: str) -> Iterator[None]:
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else None
         reason = reason or " ".join(str(error).split())[:300] or type(error).__name__
-        raise DiptychError(f"{path}: cannot be read ({reason}); check data.sources") from error
+        raise DiptychError(f"{path}: cannot be read ({reason}); check the path") from error
 
 
 def _new_frame(path: str) -> Callable[[], Any] | None:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,7 +52,8 @@ class CacheFolder:
         self.key = hashlib.sha256(text.encode()).hexdigest()[:32]
         self.identity, self.shape = identity, shape
         self.folder = root / self.key
-        self.scratch = root / f"{self.key}.{os.getpid()}.tmp"  # another program may be writing the same
+        # Another program, on another node perhaps, may be writing the same.
+        self.scratch = root / f"{self.key}.{uuid.uuid4().hex[:12]}.tmp"
         self.states = self.folder / "states.f32"
 
     @property
@@ -93,7 +95,8 @@ class CacheFolder:
                     f"texts take {self.size / 2**30:.1f} GiB; free space, choose another folder or fewer texts"
                 )
             for left in self.folder.parent.glob(f"{self.key}.*.tmp"):  # by a program that was killed
-                if left == self.scratch or time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                written = max(path.stat().st_mtime for path in (left, *left.iterdir()))
+                if time.time() - written > _STALE_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)
             self.scratch.mkdir()
             with (self.scratch / self.states.name).open("wb") as file:

@@ -232,13 +232,13 @@ class _Job:
             states: FloatArray = pooled(base, rows, model.way, self.poolings).cpu().numpy()
         except torch.OutOfMemoryError:
             raise DiptychError(
-                f"{model.name}: out of memory on the device at {rows.ids.numel():,} tokens; lower batch_tokens"
+                f"{model.name}: out of memory on the device at {rows.ids.numel():,} tokens; lower --batch-tokens"
             ) from None
         except (RuntimeError, IndexError, ValueError) as error:  # such as a text beyond a context that no config says
             message = " ".join(str(error).split())[:300]
             raise DiptychError(
                 f"{model.name}: its forward pass fails at texts of up to {int((rows.stops - rows.starts).max()):,} "
-                f"tokens ({message}); try shorter texts (max_tokens)"
+                f"tokens ({message}); try shorter texts (--max-tokens)"
             ) from error
         return states
 

@@ -13,6 +13,9 @@ from probes.sets.labelled import LabelledSet, Split
 from probes.sets.overlaps import same_text_key
 from probes.sets.rows import Label, Row
 
+MAX_CLASSES = 1000
+"""A column with more labels is an identifier, a date or a measurement; tables of so many classes nobody reads."""
+
 
 @dataclass(frozen=True)
 class Naming:
@@ -25,6 +28,13 @@ class Naming:
 
     names: tuple[str, ...] = ()
     merged: Mapping[str, str | None] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What a set ends up with; empty where nothing is known."""
+        merged = self.merged or {}
+        found = (merged.get(name, name) for name in self.names)
+        return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
 class Gathered:
@@ -113,7 +123,7 @@ def make_set(
     if {row.raw for row in rows["test"]} == {-1} and -1 not in {row.raw for row in rows["train"]}:
         raise DiptychError(
             f"{places['test']}: the test split has no labels (all are -1, as where they are kept secret); name a split "
-            "that has some with the option test_split, such as validation"
+            "that has some with --test-split, such as validation"
         )
     classes = _class_names([*rows["train"], *rows["test"]], naming)
     for split, own in rows.items():
@@ -121,6 +131,8 @@ def make_set(
         if len(rows[split]) < len(own):
             said.append(f"{_counted(len(own) - len(rows[split]), f'{split} text')} of other classes left out")
     label_names = tuple(dict.fromkeys(name for name in classes.values() if name is not None))
+    if len({name.casefold() for name in label_names}) < len(label_names):
+        said.append("labels that differ in case alone count as different classes")
     _check(rows, places, classes, label_names)
     numbers = {name: number for number, name in enumerate(label_names)}
     splits = {
@@ -144,6 +156,11 @@ def _check(
     classes: Mapping[Label, str | None],
     label_names: Sequence[str],
 ) -> None:
+    if len(label_names) > MAX_CLASSES:
+        raise DiptychError(
+            f"{places['train']}: {len(label_names):,} classes; {MAX_CLASSES:,} are the most: name the column of the "
+            "classes with --label"
+        )
     if len(label_names) < 2:
         raise DiptychError(
             f"{places['train']}: there is one class only ({', '.join(label_names) or 'none is left'}), and nothing to "
@@ -153,7 +170,7 @@ def _check(
         if len(own) < len(label_names):
             raise DiptychError(
                 f"{places[split]}: the {split} split has {_counted(len(own), 'text')} for {len(label_names)} classes; "
-                "add texts, or name the column of the classes with the option label"
+                "add texts, or name the column of the classes with --label"
             )
     known = {classes[row.raw] for row in rows["train"]}
     for row in rows["test"]:

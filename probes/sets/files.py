@@ -66,7 +66,9 @@ def find_splits(path: Path, train: str | None, test: str | None) -> tuple[list[P
     """
     if path.is_file():
         if train is not None or test is not None:
-            raise DiptychError(f"{path}: is one file, which has no named splits; leave train_split and test_split out")
+            raise DiptychError(
+                f"{path}: is one file, which has no named splits; leave --train-split and --test-split out"
+            )
         return [path], None, []
     folder, prefix = (path, "") if path.is_dir() else (path.parent, path.name)
     splits = _splits(folder, prefix) or (_splits(folder / "data", "") if path.is_dir() else {})
@@ -83,12 +85,12 @@ def find_splits(path: Path, train: str | None, test: str | None) -> tuple[list[P
         return next(iter(splits.values())), None, []
     train = train or "train"
     if train not in splits:
-        raise DiptychError(f"{path}: no split 'train'; it has {', '.join(splits)}; name one with train_split")
+        raise DiptychError(f"{path}: no split 'train'; it has {', '.join(splits)}; name one with --train-split")
     notes = []
     if test is None:
         test = next((name for name in ("test", *_OTHER_TESTS) if name in splits and name != train), None)
         if test is None:
-            raise DiptychError(f"{path}: no split 'test'; it has {', '.join(splits)}; name one with test_split")
+            raise DiptychError(f"{path}: no split 'test'; it has {', '.join(splits)}; name one with --test-split")
         if test != "test":
             notes.append(f"there is no test split; {test} is used")
     return splits[train], None if train == test else splits[test], notes

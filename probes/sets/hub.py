@@ -48,7 +48,7 @@ def resolve_revision(name: str, dataset: str, revision: str | None) -> str:
     try:
         commit = HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT).sha
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).replace("`", "'").split())[:200] or type(error).__name__
         raise DiptychError(
             f"hub:{dataset}: the hub cannot be asked for its {revision or 'newest'} revision ({reason}); "
             f"{_elsewhere(name, dataset, revision)}"
@@ -75,8 +75,6 @@ def explained(name: str, dataset: str, commit: str, error: DiptychError) -> Dipt
     problem, _, remedy = str(error).rpartition("; ")
     if "set dataset: " in remedy:
         return DiptychError(f"{problem}; {_elsewhere(name, dataset, commit)}")
-    if remedy.startswith("check "):
-        return DiptychError(f"{problem}; check the name, the configuration (#config) and the names of the splits")
     return error
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from probes.sets.labelled import LabelledSet
 from probes.sets.options import SetOptions
 from probes.sets.registry import REGISTRY, RegisteredSet
 from probes.sets.repository import repository_rows
-from probes.sets.rows import Row
+from probes.sets.rows import Row, listed
 
 _USUAL_TEXT = (("text",), ("sentence",), ("review",))
 _NAME = re.compile(r"(\w[\w.-]*)=(.+)")
@@ -61,6 +62,8 @@ def load_set(spec: str, options: SetOptions | None = None) -> LabelledSet:
 def _from_files(name: str | None, where: str, options: SetOptions) -> LabelledSet:
     path = Path(where).expanduser()
     known = REGISTRY.get(name) if name is not None else None
+    if known is not None and known.config is not None and (path / known.config).is_dir():
+        path /= known.config  # as the hub has it
     if name is None and "/" not in where and not path.exists():
         raise DiptychError(
             f"{where}: no set of this name and no such path; registered are reviews, {', '.join(REGISTRY)}; files are "
@@ -95,8 +98,8 @@ def _from_hub(
 
 def _from_repository(name: str, known: RegisteredSet, options: SetOptions) -> LabelledSet:
     if options.train_split is not None or options.test_split is not None:
-        raise DiptychError(f"{name}: has no named splits; leave train_split and test_split out")
-    rows = repository_rows(name, known.dataset, known.revision, known.lines)
+        raise DiptychError(f"{name}: has no named splits; leave --train-split and --test-split out")
+    rows = repository_rows(name, known)
     return _made(name, known, f"github:{known.dataset}@{known.revision}", rows, None, options, [])
 
 
@@ -115,7 +118,7 @@ def _made(
     options: SetOptions,
     notes: list[str],
 ) -> LabelledSet:
-    return make_set(
+    made = make_set(
         name,
         known.title if known is not None else name,
         source,
@@ -128,6 +131,11 @@ def _made(
         control=known.control if known is not None else None,
         notes=notes,
     )
+    expected = known.naming.classes if known is not None else ()
+    if known is None or not expected or set(made.label_names) == set(expected):
+        return made
+    said = f"has the classes {listed(made.label_names)}, but {known.title} has {listed(expected)}"
+    return replace(made, notes=(*made.notes, said))
 
 
 def _name_of(path: Path) -> str:

@@ -26,6 +26,7 @@ class RegisteredSet:
         config: Configuration there; None: the only one.
         text: Columns of the text there; None: as usual.
         lines: Files of one text a line to the class of all their lines; None: every line begins with its own.
+        num_texts: In these files, within 1 %.
         naming: Of the classes.
         control: True where the labels are not sentiment.
         max_train: Most training texts unless an option says otherwise; the hub has millions of some.
@@ -38,6 +39,7 @@ class RegisteredSet:
     config: str | None = None
     text: tuple[str, ...] | None = None
     lines: Mapping[str, int | None] = field(default_factory=dict)
+    num_texts: int = 0
     naming: Naming = field(default_factory=Naming)
     control: bool = False
     max_train: int | None = None
@@ -108,6 +110,7 @@ REGISTRY: dict[str, RegisteredSet] = {
         "harvardnlp/sent-conv-torch",
         "7917668a7bf647fc9e7b02bdbc40d8ab5567ea67",
         lines={"data/mpqa.neg": 0, "data/mpqa.pos": 1},
+        num_texts=10_606,
         naming=_POLARITY,
     ),
     "cr": RegisteredSet(
@@ -115,6 +118,7 @@ REGISTRY: dict[str, RegisteredSet] = {
         "harvardnlp/sent-conv-torch",
         "7917668a7bf647fc9e7b02bdbc40d8ab5567ea67",
         lines={"data/custrev.neg": 0, "data/custrev.pos": 1},
+        num_texts=3_775,
         naming=_POLARITY,
     ),
     "subj": RegisteredSet(
@@ -122,6 +126,7 @@ REGISTRY: dict[str, RegisteredSet] = {
         "harvardnlp/sent-conv-torch",
         "656a7ea29de3409aca87bb17935cf93c537527fa",
         lines={"data/subj.all": None},
+        num_texts=10_000,
         naming=Naming(("subjective", "objective")),
         control=True,
     ),

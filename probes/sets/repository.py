@@ -2,47 +2,59 @@
 
 import contextlib
 import os
+import re
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain.errors import DiptychError
 from pretrain.sources.files import Files
 from pretrain.sources.lines import lines
 from pretrain.sources.record import BadRow
+from probes.sets.registry import RegisteredSet
 from probes.sets.rows import Label, Row, parse_label
 
 _HOST = "https://raw.githubusercontent.com"
+_NO_UTF_8 = re.compile("[\udc80-\udcff]")
 _TIMEOUT = 10.0
 
 
-def repository_rows(name: str, repository: str, commit: str, files: Mapping[str, int | None]) -> Iterator[Row]:
-    """Yields the rows of all files in order.
+def repository_rows(name: str, known: RegisteredSet) -> list[Row]:
+    """The rows of all files of a registered set, in order.
 
     Args:
         name: Of the set, for messages.
-        repository: ``owner/name``.
-        commit: 40 hex digits.
-        files: Path in the repository to the class of all its lines; None: every line begins with its own.
+        known: Has ``lines``.
 
     Raises:
-        DiptychError: A file is not here yet and cannot be downloaded, or is damaged.
+        DiptychError: A file is not here yet and cannot be downloaded, or there are not the texts that there should be.
     """
-    for path, label in files.items():
-        local = _downloaded(name, f"{repository}/{commit}/{path}")
-        # Corpora of that age mix UTF-8 with the Windows alphabet.
-        for line in lines(Files().whole(str(local)), errors="surrogateescape"):
-            if isinstance(line, BadRow):
-                raise DiptychError(f"{line}; delete the file, and it is downloaded again")
-            number, text = line
-            raw: Label | None = label
-            text = _repaired(text).strip()
-            if raw is None and text:
-                first, _, text = text.partition(" ")
-                raw = parse_label(first, f"{local}:{number}")
-            if raw is not None and text:
-                yield Row({}, str(local), number, text=text.lstrip(), raw=raw)
+    folder = f"{known.dataset}/{known.revision}"
+    files = {_downloaded(name, f"{folder}/{path}"): label for path, label in known.lines.items()}
+    try:
+        rows = [row for path, label in files.items() for row in _rows(str(path), label)]
+        if abs(len(rows) - known.num_texts) > 0.01 * known.num_texts:
+            raise DiptychError(f"{name}: {len(rows):,} texts where there should be about {known.num_texts:,}")
+    except DiptychError as error:
+        listed = " ".join(map(str, files))
+        raise DiptychError(f"{error}; what was downloaded is damaged: delete {listed} to download it again") from error
+    return rows
+
+
+def _rows(path: str, label: int | None) -> Iterator[Row]:
+    # Corpora of that age mix UTF-8 with the Windows alphabet.
+    for line in lines(Files().whole(path), errors="surrogateescape"):
+        if isinstance(line, BadRow):
+            raise DiptychError(str(line))
+        number, text = line
+        raw: Label | None = label
+        text = _repaired(text).strip()
+        if raw is None and text:
+            first, _, text = text.partition(" ")
+            raw = parse_label(first, f"{path}:{number}")
+        if raw is not None and text:
+            yield Row({}, path, number, text=text.lstrip(), raw=raw)
 
 
 def _downloaded(name: str, path: str) -> Path:
@@ -78,7 +90,5 @@ def _downloaded(name: str, path: str) -> Path:
 
 
 def _repaired(text: str) -> str:
-    """A line in which bytes that are no UTF-8 stand as surrogates."""
-    if text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text):
-        return text
-    return text.encode(errors="surrogateescape").decode("cp1252", "replace")
+    """A line in which bytes that are no UTF-8 stand as surrogates, with those read as Windows writes them."""
+    return _NO_UTF_8.sub(lambda match: bytes([ord(match[0]) - 0xDC00]).decode("cp1252", "replace"), text)

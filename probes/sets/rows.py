@@ -1,6 +1,5 @@
 """Rows with a text and a class, whatever format they come in."""
 
-import contextlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -77,13 +76,12 @@ class LabelledRows(ColumnSource):
         Raises:
             DiptychError: The data cannot be read, or a row is wrong.
         """
-        with _for_probes():
-            for part in self.parts(Files()):
-                for row in self.read(part):
-                    if isinstance(row, BadRow):
-                        raise DiptychError(str(row))
-                    assert isinstance(row, Row)
-                    yield row
+        for part in self.parts(Files()):
+            for row in self.read(part):
+                if isinstance(row, BadRow):
+                    raise DiptychError(str(row))
+                assert isinstance(row, Row)
+                yield row
 
     def _text(self, available: Iterable[str], place: str) -> tuple[str, ...]:
         for columns in self.text_columns:
@@ -91,13 +89,12 @@ class LabelledRows(ColumnSource):
                 if self.label_column not in available:
                     raise DiptychError(
                         f"{place}: no column {self.label_column!r}, so there are no labels; it has "
-                        f"{_listed(available)}; name the column of the labels with the option label"
+                        f"{listed(available)}; name the column of the labels with --label"
                     )
                 return columns
         wanted = " or ".join(" + ".join(map(repr, columns)) for columns in self.text_columns)
         raise DiptychError(
-            f"{place}: no column {wanted}; it has {_listed(available)}; name the column of the texts with the option "
-            "text"
+            f"{place}: no column {wanted}; it has {listed(available)}; name the column of the texts with --text"
         )
 
 
@@ -130,22 +127,13 @@ def parse_label(value: object, place: str) -> Label:
     return value
 
 
-@contextlib.contextmanager
-def _for_probes() -> Iterator[None]:
-    """Readers of the corpora point to their own settings; here are none of those."""
-    try:
-        yield
-    except DiptychError as error:
-        raise DiptychError(str(error).replace("check data.sources", "check the path")) from error
-
-
 def _text_of(value: object, column: str, place: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
         raise DiptychError(
             f"{place}: column {column!r} is no text but of type {type(value).__name__}; name the column of the texts "
-            "with the option text"
+            "with --text"
         )
     if not value.isascii():
         try:
@@ -157,6 +145,7 @@ def _text_of(value: object, column: str, place: str) -> str:
     return value
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, the first twenty of them."""
     shown: Sequence[str] = [str(name)[:40] for name in names]
-    return (", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")) or "no columns"
+    return (", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")) or "none"
