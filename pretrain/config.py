@@ -179,8 +179,8 @@ class TrainConfig(Section):
     hang_minutes: float = Field(
         30,
         ge=0,
-        description="A step, evaluation or save that takes longer (the first step: three times as long) ends every "
-        "rank with its stack traces in RUN/traces; 0: never.",
+        description="A step that takes longer (a first step, evaluation or save: three times as long) ends every rank "
+        "with its stack traces in RUN/traces; 0: never.",
         json_schema_extra=FREE,
     )
     on_bad_step: Literal["stop", "skip", "rollback"] = Field(

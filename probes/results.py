@@ -18,7 +18,7 @@ class Estimate:
 
     Attributes:
         value: Mean over seeds.
-        low: Lower end of the 95 % bootstrap interval over test examples.
+        low: Lower end of the 95 % interval over test examples (``probes.probing.statistics``).
         high: Its upper end.
         std: Standard deviation over seeds; None with one seed.
     """

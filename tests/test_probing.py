@@ -1,6 +1,7 @@
 """Probes, their statistics, controls and geometry, against exact values, scikit-learn and scipy."""
 
 import json
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, multinomial, norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
@@ -117,6 +118,19 @@ class TestClassifier:
         best = int(np.argmin(losses))
         assert strength == STRENGTHS[best] and converged
         assert accuracy == pytest.approx(right[best], abs=0.006)
+
+    def test_a_rare_class_does_not_change_the_folds_of_the_others(self) -> None:
+        x, y, _, _ = clouds(classes=2)
+        rare = y.copy()
+        rare[0] = 2
+        _, accuracy, settled = choose_strength(x, rare, seed=0, strengths=[0.1], folds=5)
+        inside = [classifier._folds(rare, 5, seed=0) != fold for fold in range(5)]
+        right = 0
+        for kept in inside:
+            mean, scale = x[kept].mean(axis=0), x[kept].std(axis=0)
+            model = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit((x[kept] - mean) / scale, rare[kept])
+            right += int(np.sum(model.predict((x[~kept] - mean) / scale) == rare[~kept]))
+        assert settled and accuracy == pytest.approx(right / len(y), abs=0.01)
 
     def test_sparse_features_are_not_standardised(self) -> None:
         generator = np.random.default_rng(0)
@@ -344,6 +358,24 @@ class TestStatistics:
         low, high = np.quantile(f1s, [0.025, 0.975])
         assert (scores.macro_f1.low, scores.macro_f1.high) == pytest.approx((low, high), abs=0.015)
 
+    def test_a_thousand_classes_fit_in_memory(self) -> None:
+        generator = np.random.default_rng(0)
+        gold = generator.integers(1000, size=3000)
+        said = np.where(generator.random(3000) < 0.8, gold, generator.integers(1000, size=3000))
+        tracemalloc.start()
+        try:
+            scores = score_predictions(gold, said, 1000, resamples=2000)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 150e6  # a confusion matrix for each of a block of resamples: gigabytes
+        assert scores.macro_f1.value == pytest.approx(f1_score(gold, said, average="macro", zero_division=0))
+        rows = generator.integers(3000, size=(100, 3000))
+        f1s = [f1_score(gold[row], said[row], average="macro", zero_division=0) for row in rows]
+        # A resample lacks classes of few examples: its macro-F1 need not lie around that of the examples.
+        middle = (scores.macro_f1.low + scores.macro_f1.high) / 2
+        assert middle == pytest.approx(np.mean(f1s), abs=0.005)
+
     def test_one_seed_has_no_std_and_the_interval_is_seeded(self) -> None:
         gold, said = np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0])
         first = score_predictions(gold, said, 2)
@@ -409,6 +441,53 @@ class TestStatistics:
         assert 0.92 <= covered / 400 <= 0.98
         assert rejected / 400 <= 0.05
 
+    @pytest.mark.parametrize(
+        ("count", "win", "loss"), [(300, 0.004, 0.0), (1000, 0.001, 0.0), (60, 0.02, 0.0), (1066, 0.002, 0.0005)]
+    )
+    def test_differences_on_few_examples_cover_the_truth(self, count: int, win: float, loss: float) -> None:
+        # Exact: every number of wins and losses, weighted by how likely it is. The bootstrap alone covers 63 to 87 %.
+        gold, covered = np.zeros(count, np.int64), 0.0
+        for wins, losses in np.ndindex(16, 12):
+            chance = float(multinomial.pmf([wins, losses, count - wins - losses], count, [win, loss, 1 - win - loss]))
+            if chance > 1e-6:
+                first, second = disagreeing(count, wins, losses)
+                # Both wrong, differently: without a win or loss too they are no copies, which have [0, 0] by decision.
+                first[-1], second[-1] = 1, 2
+                found = compare(gold, first, second, resamples=500).difference
+                covered += chance * (found.low <= win - loss <= found.high)
+        print(f"coverage of the difference {covered:.3f}")
+        assert covered >= 0.93
+
+    def test_few_disagreements_widen_the_interval_of_the_difference(self) -> None:
+        gold = np.zeros(200, np.int64)
+        for wins, losses in [(1, 0), (3, 0), (4, 0), (2, 3), (0, 9), (5, 5), (12, 0)]:
+            found = compare(gold, *disagreeing(200, wins, losses)).difference
+            low, high = tango(wins, losses, 200)
+            few = wins + losses < 10
+            assert (found.low <= low + 1e-9 and found.high >= high - 1e-9) == few, (wins, losses)
+            # As in McNemar's χ², of which the score at 0 is the root: 3 wins against none are no difference.
+            assert not few or (low <= 0 <= high) == ((wins - losses) ** 2 <= 1.96**2 * (wins + losses))
+            assert found.low <= found.value <= found.high
+        # A seed of two that disagrees counts by half.
+        first, second = disagreeing(200, 6, 2)
+        found = compare(gold, np.stack([first, second]), second).difference
+        low, high = tango(3, 1, 200)
+        assert found.low == pytest.approx(low) and found.high == pytest.approx(high)
+        # Where few agree it is the same: the bootstrap alone is [1, 1].
+        always = compare(gold, gold, gold + 1).difference
+        assert always.low == pytest.approx((200 - 1.96**2) / (200 + 1.96**2), abs=1e-5) and always.high == 1.0
+
+    def test_right_on_the_same_examples_is_not_the_same_system(self) -> None:
+        gold, first, second = np.zeros(50, np.int64), np.zeros(50, np.int64), np.zeros(50, np.int64)
+        first[0], second[0] = 1, 2
+        half = 1.96**2 / (50 + 1.96**2)
+        found = compare(gold, first, second)
+        assert found.mcnemar == 1.0 and found.difference.value == 0.0
+        assert (found.difference.low, found.difference.high) == pytest.approx((-half, half), abs=1e-5)
+        # The order of the seeds does not matter to what is a copy.
+        both = np.stack([first, second])
+        assert compare(gold, both, both[::-1]).difference == Estimate(0.0, 0.0, 0.0, 0.0)
+
     def test_an_obvious_difference_is_found(self) -> None:
         generator = np.random.default_rng(0)
         gold = generator.integers(2, size=1000)
@@ -459,6 +538,31 @@ class TestStatistics:
             compare([], [], [])
         with pytest.raises(DiptychError, match="integers from 0 to 1"):
             score_predictions([0, 1], [0, 2], 2)
+
+
+def disagreeing(count: int, wins: int, losses: int) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions of two systems of which only one is right, label 0, on some of the first examples."""
+    places = np.arange(count)
+    return ((places >= wins) & (places < wins + losses)).astype(np.int64), (places < wins).astype(np.int64)
+
+
+def tango(wins: float, losses: float, count: int) -> tuple[float, float]:
+    """Tango's limits by bisection: where the score, at the most likely probability of a loss, reaches ±1.96."""
+
+    def score(difference: float) -> float:
+        linear = (2 * count - wins + losses) * difference - wins - losses
+        root = np.sqrt(max(0.0, linear**2 + 8 * count * losses * difference * (1 - difference)))
+        variance = count * ((root - linear) / (2 * count) + difference * (1 - difference))
+        return float((wins - losses - count * difference) / np.sqrt(variance))
+
+    middle, ends = (wins - losses) / count, []
+    for side in (-1, 1):
+        inside, outside = middle, float(side)
+        for _ in range(50):
+            half = (inside + outside) / 2
+            inside, outside = (half, outside) if abs(score(half)) < norm.ppf(0.975) else (inside, half)
+        ends.append(inside)
+    return ends[0], ends[1]
 
 
 def rotation(width: int, seed: int = 0) -> np.ndarray:

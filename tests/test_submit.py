@@ -65,6 +65,19 @@ def write(here: Path, **changes: Any) -> Path:
     return path
 
 
+def test_fine_tuning_takes_the_architecture_of_its_pre_training(here: Path) -> None:
+    task = yaml.safe_load((here / "task.yaml").read_text())
+    task["model"] = {"type": "llama", "activation_checkpointing": True, **TINY["model"]}  # a config from scratch
+    (here / "task.yaml").write_text(yaml.safe_dump(task))
+    model = yaml.safe_load(plan_runs(read_pipeline(write(here)))["finetune"][0].text)["model"]
+    assert model == {"path": "runs/both/pretrain/plain-seed0/export", "activation_checkpointing": True}
+    alone = plan_runs(read_pipeline(write(here, pretrain=None)))["finetune"][0].text
+    assert yaml.safe_load(alone)["model"]["fields"] == TINY["model"]["fields"]
+    (here / "task.yaml").write_text("model: [no mapping")
+    with pytest.raises(DiptychError, match=r"finetune plain-seed0: task.yaml:1: invalid YAML"):
+        plan_runs(read_pipeline(write(here)))
+
+
 def test_every_setting_and_seed_is_a_run_with_a_folder_and_a_config_that_reads_back(here: Path) -> None:
     runs = plan_runs(read_pipeline(write(here)))
     names = ["plain-seed0", "plain-seed1", "mixed-seed0", "mixed-seed1"]

@@ -1,11 +1,13 @@
-"""How sure a score is, and whether two systems differ: bootstrap over test examples, Wilson, exact McNemar, Holm."""
+"""How sure a score is, and whether two systems differ: bootstrap over examples, Wilson, Tango, exact McNemar, Holm."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.polynomial import Polynomial
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array  # type: ignore[import-untyped]
 from scipy.stats import binomtest, norm  # type: ignore[import-untyped]
 
 from pretrain.errors import DiptychError
@@ -13,8 +15,9 @@ from probes.results import Estimate
 
 RESAMPLES = 5000
 LEVEL = 0.95
-FEW = 10  # errors or hits, below which the bootstrap of an accuracy is too narrow
-_BLOCK = 1 << 22  # entries of one block of resamples: 32 MB
+FEW = 10  # errors, hits or disagreements, below which the bootstrap is too narrow
+_BLOCK = 1 << 20  # entries of one block of resamples: 8 MB, and some ten such arrays at a time
+_Z = float(norm.ppf((1 + LEVEL) / 2))
 
 Array = NDArray[np.float64]
 
@@ -76,19 +79,15 @@ def score_predictions(
     """
     gold_labels, said = _labels(gold, predictions, num_classes)
     patterns, counts = np.unique(np.vstack([gold_labels, said]), axis=1, return_counts=True)
-    cells = patterns[0] * num_classes + patterns[1:]  # of the confusion matrix [seeds, patterns]
-    # [patterns, classes²]: turns numbers of draws into confusion matrices.
-    places = [np.eye(num_classes**2, dtype=np.float64)[row] for row in cells]
+    sums = [_class_sums(patterns[0], row, num_classes) for row in patterns[1:]]
 
-    def by_seed(score: Callable[[Array], Array], draws: Array) -> Array:
-        shape = (len(draws), num_classes, num_classes)
-        return np.stack([score((draws @ place).reshape(shape)) for place in places])
+    def scores(draws: Array) -> Array:
+        """[draws, patterns] -> accuracy and macro-F1 [2, seeds, draws]."""
+        return np.stack([_scores(draws @ hits, draws @ occurrences) for hits, occurrences in sums], axis=1)
 
-    def estimate(score: Callable[[Array], Array]) -> Estimate:
-        drawn = [by_seed(score, draws).mean(axis=0) for draws in _resampled(counts, resamples, seed, num_classes**2)]
-        return _estimate(by_seed(score, counts[None].astype(np.float64))[:, 0], np.concatenate(drawn))
-
-    return TestScores(accuracy=_widened(estimate(_accuracy), len(gold_labels)), macro_f1=estimate(_macro_f1))
+    drawn = [scores(draws).mean(axis=1) for draws in _resampled(counts, resamples, seed, num_classes)]
+    accuracy, macro_f1 = map(_estimate, scores(counts[None].astype(np.float64))[:, :, 0], np.concatenate(drawn, axis=1))
+    return TestScores(_widened(accuracy, len(gold_labels)), macro_f1)
 
 
 def compare(
@@ -97,7 +96,18 @@ def compare(
     """Whether two systems differ in accuracy: paired bootstrap of the difference and McNemar's exact test.
 
     Both are judged on the same resamples of the test examples, each example by the share of a system's seeds that are
-    right. Two copies of one system differ by exactly 0, with interval [0, 0] and p = 1.
+    right.
+
+    Where the systems differ on few examples the bootstrap is too narrow, and where they differ on none it has no
+    width. Below ``FEW`` such examples the interval therefore is the union of the bootstrap's and of Tango's score
+    interval for paired proportions, which holds 0 exactly where McNemar's χ² (without continuity correction) does not
+    reject. The same holds where one system wins on all but few. An example counts by how far the shares of right seeds
+    are apart; as whole wins and losses vary more than shares of the same mean, the interval is not too narrow for that.
+
+    Identical predictions are taken for copies of one system, which differ by exactly 0: interval [0, 0] and p = 1. That
+    is a convention, not coverage: two systems that would differ on one example in a thousand often agree on all of a
+    test set, and then a difference up to z² / (num_test + z²), z = 1.96, is left open (Tango's interval). Systems that
+    are right on the same examples but err differently are no copies, and have that interval.
 
     Args:
         gold: Labels [num_test].
@@ -109,6 +119,9 @@ def compare(
 
     Raises:
         DiptychError: No examples, or shapes that do not fit.
+
+    Source: T. Tango (1998), Equivalence test and confidence interval for the difference in proportions for the
+    paired-sample design, Statistics in Medicine 17, 891-908.
     """
     gold_labels, first_said = _labels(gold, first)
     _, second_said = _labels(gold, second)
@@ -120,6 +133,9 @@ def compare(
     drawn = np.concatenate([draws @ weights for draws in _resampled(counts, resamples, seed)])
     by_seed = right.mean(axis=1) - other.mean(axis=1) if len(right) == len(other) else np.zeros(0)
     low, high = _interval(drawn)
+    if not _copies(first_said, second_said):
+        wins, losses = (float(counts @ np.maximum(side * weights, 0)) * len(gold_labels) for side in (1, -1))
+        low, high = _tango_widened(low, high, wins, losses, len(gold_labels))
     std = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
     return PairedTest(Estimate(float(counts @ weights), low, high, std), mcnemar(right, other))
 
@@ -194,11 +210,34 @@ def _widened(accuracy: Estimate, count: int) -> Estimate:
     share = accuracy.value
     if round(count * min(share, 1 - share), 6) >= FEW:
         return accuracy
-    z = float(norm.ppf((1 + LEVEL) / 2))
-    middle, shrink = share + z * z / (2 * count), 1 + z * z / count
-    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    middle, shrink = share + _Z**2 / (2 * count), 1 + _Z**2 / count
+    half = _Z * math.sqrt(share * (1 - share) / count + (_Z / (2 * count)) ** 2)
     low, high = (middle - half) / shrink, (middle + half) / shrink
     return replace(accuracy, low=max(0.0, min(accuracy.low, low)), high=min(1.0, max(accuracy.high, high)))
+
+
+def _copies(first: NDArray[np.int64], second: NDArray[np.int64]) -> bool:
+    """Whether each example is given each label by equal shares of the seeds [seeds, num_test] of both."""
+    one, other = np.repeat(first, len(second), axis=0), np.repeat(second, len(first), axis=0)
+    return np.array_equal(np.sort(one, axis=0), np.sort(other, axis=0))
+
+
+def _tango_widened(low: float, high: float, wins: float, losses: float, count: int) -> tuple[float, float]:
+    """With Tango's interval, where few examples fall outside the commonest of win, loss and tie.
+
+    The limits are where his score is ±z. Put into his quadratic equation for the probability of a loss, this is a
+    quartic in the difference, of which they are the outermost real roots: the roots that squaring adds, with the other
+    solution of the quadratic and so a smaller variance, lie between them.
+    """
+    if round(count - max(wins, losses, count - wins - losses), 6) >= FEW:
+        return low, high
+    difference = Polynomial([0.0, 1.0])
+    tied = difference * (1 - difference)
+    excess = (wins - losses - count * difference) ** 2 / (_Z**2 * count) - tied  # twice the probability of a loss
+    linear = (2 * count - wins + losses) * difference - wins - losses
+    roots = (count * excess**2 + linear * excess - 2 * losses * tied).roots()
+    limits = roots[np.isreal(roots)].real.clip(-1, 1)
+    return float(min(low, *limits)), float(max(high, *limits))
 
 
 def _interval(drawn: Array) -> tuple[float, float]:
@@ -206,15 +245,19 @@ def _interval(drawn: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _accuracy(tables: Array) -> Array:
-    """[tables, classes, classes] -> [tables]."""
-    shares: Array = np.trace(tables, axis1=1, axis2=2) / tables.sum(axis=(1, 2))
-    return shares
+def _class_sums(gold: NDArray[np.int64], said: NDArray[np.int64], num_classes: int) -> tuple[csr_array, csr_array]:
+    """[patterns, classes] each: what turns numbers of draws into hits, and into occurrences (gold + predicted).
+
+    Sparse, with at most two entries a pattern: time and memory do not grow with the square of the classes.
+    """
+    rows, shape = np.arange(len(gold)), (len(gold), num_classes)
+    hits = csr_array(((gold == said).astype(np.float64), (rows, gold)), shape)
+    both = np.concatenate([rows, rows]), np.concatenate([gold, said])
+    return hits, csr_array((np.ones(2 * len(gold)), both), shape)
 
 
-def _macro_f1(tables: Array) -> Array:
-    """[tables, classes, classes] -> [tables]."""
-    right = np.diagonal(tables, axis1=1, axis2=2)
-    occurs = tables.sum(axis=1) + tables.sum(axis=2)  # as gold + as prediction
-    mean: Array = (2 * right / np.maximum(occurs, 1)).sum(axis=1) / (occurs > 0).sum(axis=1)
-    return mean
+def _scores(hits: Array, occurrences: Array) -> Array:
+    """[draws, classes] each -> accuracy and macro-F1 [2, draws]."""
+    accuracy = 2 * hits.sum(axis=1) / occurrences.sum(axis=1)  # each example occurs twice
+    macro_f1 = (2 * hits / np.maximum(occurrences, 1)).sum(axis=1) / (occurrences > 0).sum(axis=1)
+    return np.stack([accuracy, macro_f1])
