@@ -10,8 +10,8 @@ with the field text. In parts:
               mean; sentence-transformers (batch 32, no normalisation) the mean of the last layer, where both must
               agree. The positions that each side computes, padding included, are counted: with one thread they bound
               the ratio
-    memory    peak resident memory, a process for each number of texts, with the states in a cache folder, one thread.
-              Texts are cut to a few tokens to save time: memory depends on the tokens of a batch, not of a text
+    memory    peak resident memory, a process for each number of texts, with the states in a cache folder, and what of
+              it there was before (model, texts, libraries): --data's texts again and again, with a number before each
 """
 
 import argparse
@@ -46,15 +46,14 @@ from pathlib import Path
 import torch
 from probes.encoding.encode import encode
 from probes.encoding.probed_model import open_model
-torch.set_num_threads(1)
-model_folder, data, cache, count, cut = sys.argv[1:]
+model_folder, data, cache, count = sys.argv[1:]
 lines = [json.loads(line)["text"] for line in open(data, encoding="utf-8")]
-texts = [f"{number} {lines[number % len(lines)][:60]}" for number in range(int(count))]
+texts = [f"{number} {lines[number % len(lines)]}" for number in range(int(count))]
 model = open_model(model_folder)
 encode(model, texts[:200])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 start = time.perf_counter()
-encode(model, texts, max_tokens=int(cut), cache=Path(cache))
+encode(model, texts, cache=Path(cache))
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"before_mib": round(before), "peak_mib": round(peak), "seconds": round(seconds, 1)}))
@@ -146,11 +145,11 @@ def measure_speed(
     }
 
 
-def measure_memory(scratch: Path, data: Path, counts: Sequence[int], cut: int) -> list[dict[str, Any]]:
+def measure_memory(scratch: Path, data: Path, counts: Sequence[int]) -> list[dict[str, Any]]:
     """Peak memory by number of texts."""
     results = []
     for count in counts:
-        arguments = [str(scratch / "model"), str(data), str(scratch / f"cache{count}"), str(count), str(cut)]
+        arguments = [str(scratch / "model"), str(data), str(scratch / f"cache{count}"), str(count)]
         done = subprocess.run(
             [sys.executable, "-c", MEMORY, *arguments],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -160,7 +159,7 @@ def measure_memory(scratch: Path, data: Path, counts: Sequence[int], cut: int) -
         )
         if done.returncode:
             raise SystemExit(done.stderr[-3000:])
-        results.append({"texts": count, "tokens_of_a_text": cut, **json.loads(done.stdout.splitlines()[-1])})
+        results.append({"texts": count, **json.loads(done.stdout.splitlines()[-1])})
         print(f"  {results[-1]}", flush=True)
     return results
 
@@ -173,7 +172,6 @@ def main() -> None:
     parser.add_argument("--texts", type=int, help="texts of the speed part (default: all)")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--memory", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="numbers of texts")
-    parser.add_argument("--cut", type=int, default=8, help="tokens of a text in the memory part")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="the other stays as --out has it")
     arguments = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
@@ -198,7 +196,7 @@ def main() -> None:
                     for threads in dict.fromkeys((os.cpu_count() or 1, 1))
                 ]
             else:
-                results[part] = measure_memory(scratch, data, arguments.memory, arguments.cut)
+                results[part] = measure_memory(scratch, data, arguments.memory)
     text = json.dumps(results, indent=1)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

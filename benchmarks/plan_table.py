@@ -7,6 +7,7 @@ Every cell is one ``python -m launch plan`` of the command above the table; what
 is taken, and named in the table.
 """
 
+import argparse
 import shlex
 import sys
 from pathlib import Path
@@ -97,9 +98,12 @@ def table() -> str:
 
 def main() -> int:
     """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/scale.md")
+    options = parser.parse_args()
     commands = "\n\n".join(f"# {name}\npython -m launch plan {shlex.join(arguments(name, 64))}" for name in MODELS)
     text = f"{BEGIN}\n```\n{commands}\n```\n\n{table()}\n{END}"
-    if "--write" not in sys.argv:
+    if not options.write:
         print(text)
         return 0
     document = DOCUMENT.read_text(encoding="utf-8")

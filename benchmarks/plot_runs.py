@@ -1,7 +1,7 @@
 """Curves of runs side by side, from their metrics.jsonl: ``python benchmarks/plot_runs.py OUT.png NAME=RUN ...``."""
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -30,14 +30,24 @@ def read_metric(run: Path, name: str) -> tuple[list[int], list[float]]:
     return steps, [values[step] for step in steps]
 
 
+def named_run(word: str) -> tuple[str, Path]:
+    """Name and folder of a run."""
+    name, equals, run = word.partition("=")
+    if not (name and equals and run):
+        raise argparse.ArgumentTypeError(f"{word}: expected NAME=RUN, a name and a run folder")
+    return name, Path(run)
+
+
 def main() -> None:
     """The command."""
-    out, *named = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT.png", help="the picture")
+    parser.add_argument("runs", nargs="+", type=named_run, metavar="NAME=RUN", help="run folder, and its curve's name")
+    arguments = parser.parse_args()
     figure, axes = plt.subplots(2, 3, figsize=(13, 6.5))
     for axis, (metric, title) in zip(axes.flat, PANELS.items(), strict=True):
-        for item in named:
-            name, _, run = item.partition("=")
-            axis.plot(*read_metric(Path(run), metric), label=name)
+        for name, run in arguments.runs:
+            axis.plot(*read_metric(run, metric), label=name)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -45,7 +55,7 @@ def main() -> None:
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    figure.savefig(arguments.out, dpi=110)
 
 
 if __name__ == "__main__":

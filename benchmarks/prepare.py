@@ -1,6 +1,6 @@
 """Preparation against ``datasets.map`` with the same tokenizer on the same text, and what preparation promises.
 
-    python benchmarks/prepare.py ../shared/data/*/train.jsonl --out benchmarks/results/prepare.json
+    python benchmarks/prepare.py DATA/*/train.jsonl --out benchmarks/results/prepare.json
 
 The text is made from the given files by repetition with changes (a number in every text), so that any size can be had
 and nothing is a duplicate. Three parts, each in processes of its own:

@@ -440,9 +440,9 @@ def test_training_records_of_test_sets_are_dropped(tmp_path: Path, settings: str
 
 
 def test_the_leaks_of_real_data_are_found(tmp_path: Path, shared: Path) -> None:
-    """The counts of shared/data/SOURCES.md: pair, text side, code side.
+    """Distinct test items that are in the training file too, as another program counted them: pairs, texts, codes.
 
-    It has one pair less for spider, because it compares the SQL of a pair (not of a side) by case.
+    It found 8 pairs for spider, one less, because it compares the SQL of a pair (not of a side) by case.
     """
     known = {("nlrx_synth", "test"): (39, 39, 513), ("spider", "test"): (9, 14, 1039), ("conala", "test"): (0, 0, 6)}
     known |= {("django", "test"): (80, 81, 87), ("django", "validation"): (61, 61, 71)}

@@ -565,7 +565,7 @@ def test_real_sets_share_what_is_known_of_them(shared: Path) -> None:
     assert sets["subj"].label_names == ("subjective", "objective") and sets["subj"].control
     assert sets["mpqa"].notes == ("80 train texts occur with more than one label",)
     shared_texts = find_overlaps(list(sets.values()))
-    # SOURCES.md says 762, for it leaves out texts of up to twelve characters, which is "no surprises" here.
+    # 762 where texts of up to twelve characters are left out, which is "no surprises" here.
     assert "763 of 1,066 test texts are in sst2/train" in shared_texts["rotten_tomatoes"]
     assert "331 of 1,066 test texts are in subj/train" in shared_texts["rotten_tomatoes"]
     assert "1,496 of 1,821 test texts are in rotten_tomatoes/train" in shared_texts["sst2"]
