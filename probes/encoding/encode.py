@@ -175,16 +175,21 @@ class _Job:
         fewest, most = WINDOW_TEXTS
         size = max(fewest, min(most, WINDOW_BYTES // (layers * poolings * width * 4)))
         ranks, truncated = self.ranks, 0
-        workers = Workers(self.model.base, torch.get_num_threads() if self.model.device.type == "cpu" else 1)
+        threads = torch.get_num_threads() if self.model.device.type == "cpu" else 1
+        # One for all windows: the heap would not get smaller again between them.
+        room = np.empty(layers * poolings * min(size, count) * width, np.float32)
         hidden = None if progress and ranks.is_main else True  # None: hidden where the output is no terminal
-        with tqdm.tqdm(total=count, desc=self.model.name, unit="text", disable=hidden) as bar:
+        with (
+            Workers(self.model.base, threads) as workers,
+            tqdm.tqdm(total=count, desc=self.model.name, unit="text", disable=hidden) as bar,
+        ):
             for start in range(0, count, size):
                 tokens, cut = self._tokens(self.texts[start : start + size])
                 truncated += cut
                 lengths = np.array([len(ids) + len(self.appended) for ids in tokens], dtype=np.int64)
                 batches = make_batches(lengths, self.batch_tokens, self.model.way.longest_packed)
                 own = batches[ranks.rank :: ranks.world_size]
-                values = np.empty((layers, poolings, len(tokens), width), np.float32)
+                values = room[: layers * poolings * len(tokens) * width].reshape(layers, poolings, len(tokens), width)
                 numbers = ranks.agree(lambda: self._compute(own, tokens, values, workers, bar))  # noqa: B023
                 if ranks.world_size > 1:
                     for theirs, states in ranks.gather((numbers, values[:, :, numbers])):

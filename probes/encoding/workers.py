@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Threads that run one model.
+    """Threads that run one model; closed at the end of a ``with``.
 
     Args:
         base: The model. Each thread gets a twin of its modules with the same tensors, so that hooks, and what a forward
@@ -29,8 +29,17 @@ class Workers:
 
     def __init__(self, base: Any, threads: int) -> None:
         self.threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._workers = 1
         self._twins = [twin(base)]
         pack_linear_layers(self._twins[0])
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def map(self, compute: Callable[[Any, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """Yields ``compute(model, item)`` of all items in their order; it runs in inference mode."""
@@ -50,15 +59,23 @@ class Workers:
             finally:
                 models.put(model)
 
-        # What the items leave over is used within operators. OpenMP keeps the number of threads for each thread that
-        # starts some, and torch hands the number that was set last to threads yet to come.
-        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(self.threads // workers,))
         before = torch.get_num_threads()
         try:
-            yield from pool.map(one, items)
+            yield from self._started(workers).map(one, items)
         finally:
-            pool.shutdown(cancel_futures=True)
             torch.set_num_threads(before)
+
+    def _started(self, workers: int) -> ThreadPoolExecutor:
+        """So many threads; the same ones as long as the number is, for each new one takes memory of its own."""
+        if self._pool is None or workers != self._workers:
+            self.__exit__()
+            # What the items leave over is used within operators. OpenMP keeps the number of threads for each thread
+            # that starts some, and torch hands the number that was set last to threads yet to come.
+            self._pool = ThreadPoolExecutor(
+                workers, initializer=torch.set_num_threads, initargs=(self.threads // workers,)
+            )
+            self._workers = workers
+        return self._pool
 
 
 def twin(model: Any) -> Any:
