@@ -664,7 +664,7 @@ def test_a_repeated_id_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DiptychError, match=r"nowhere\.jsonl.*data\.sources"):
+    with pytest.raises(DiptychError, match=r"nowhere\.jsonl: no such file .*; check the path"):
         prepare(config_for(tmp_path / "data", tmp_path / "nowhere.jsonl"), quiet=True)
 
 
