@@ -12,6 +12,10 @@ MOST_BYTES = 2**31
 """Weights up to this size, as there is a second copy of them."""
 
 
+MULTIPLE = 32
+"""Positions are filled up to one: oneDNN keeps a kernel, of half a megabyte or so, for each number that it meets."""
+
+
 class PackedLinear(nn.Module):
     """``nn.Linear`` for inference in float32 on the CPU, by oneDNN.
 
@@ -28,6 +32,11 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The product, [..., out_features]."""
+        count = x.shape[:-1].numel()
+        if count % MULTIPLE:
+            padded = x.new_zeros(-(-count // MULTIPLE) * MULTIPLE, self.in_features)
+            padded[:count].view(x.shape).copy_(x)
+            return self.forward(padded)[:count].view(*x.shape[:-1], self.out_features)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         return product
 
