@@ -11,8 +11,7 @@ with the field text. In parts:
               agree. The positions that each side computes, padding included, are counted: with one thread they bound
               the ratio
     memory    peak resident memory, a process for each number of texts, with the states in a cache folder, and what of
-              it there was before (model, texts, libraries): --data's texts again and again, with a number before each.
-              Then the same with few matrix kernels kept, which otherwise are kept by shape
+              it there was before (model, texts, libraries): --data's texts again and again, with a number before each
 """
 
 import argparse
@@ -39,7 +38,6 @@ from probes.encoding.probed_model import ProbedModel, open_model
 from probes.encoding.sentence_transformer import write_sentence_transformer
 
 PARTS = ("speed", "memory")
-CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 ROOT = Path(__file__).resolve().parents[1]
 
 MEMORY = """
@@ -147,30 +145,21 @@ def measure_speed(
     }
 
 
-def measure_memory(scratch: Path, data: Path, counts: Sequence[int], caches: str | None) -> list[dict[str, Any]]:
-    """Peak memory by number of texts.
-
-    Args:
-        scratch: Holds the model.
-        data: Texts.
-        counts: Numbers of texts.
-        caches: How many matrix kernels are kept; None: as many as torch and oneDNN do.
-    """
+def measure_memory(scratch: Path, data: Path, counts: Sequence[int]) -> list[dict[str, Any]]:
+    """Peak memory by number of texts."""
     results = []
-    kept = {} if caches is None else dict.fromkeys(CACHES, caches)
     for count in counts:
-        folder = scratch / f"cache{count}-{caches}"
-        arguments = [str(scratch / "model"), str(data), str(folder), str(count)]
+        arguments = [str(scratch / "model"), str(data), str(scratch / f"cache{count}"), str(count)]
         done = subprocess.run(
             [sys.executable, "-c", MEMORY, *arguments],
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | kept,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             timeout=6 * 3600,
         )
         if done.returncode:
             raise SystemExit(done.stderr[-3000:])
-        results.append({"texts": count, "kernels_kept": caches, **json.loads(done.stdout.splitlines()[-1])})
+        results.append({"texts": count, **json.loads(done.stdout.splitlines()[-1])})
         print(f"  {results[-1]}", flush=True)
     return results
 
@@ -207,9 +196,7 @@ def main() -> None:
                     for threads in dict.fromkeys((os.cpu_count() or 1, 1))
                 ]
             else:
-                results[part] = [
-                    line for caches in (None, "4") for line in measure_memory(scratch, data, arguments.memory, caches)
-                ]
+                results[part] = measure_memory(scratch, data, arguments.memory)
     text = json.dumps(results, indent=1)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
