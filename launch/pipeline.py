@@ -152,6 +152,7 @@ def plan_runs(pipeline: Pipeline) -> dict[str, list[PlannedRun]]:
         stand_in = _stand_in(Path(scratch))
         for stage, given in pipeline.training().items():
             runs[stage] = []
+            own = _without_architecture(given.config)
             for setting, changes in settings.items():
                 for seed in seeds:
                     name = "-".join(filter(None, [setting, "" if seed is None else f"seed{seed}"]))
@@ -161,7 +162,7 @@ def plan_runs(pipeline: Pipeline) -> dict[str, list[PlannedRun]]:
                     model = None
                     if stage == "finetune" and pipeline.pretrain is not None:
                         model = pipeline.folder / "pretrain" / name / "export"
-                        keys = _without_architecture(given.config) | keys | {"model.path": str(stand_in)}
+                        keys = own | keys | {"model.path": str(stand_in)}
                     overrides = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
                     try:
                         config = load_config(given.config, overrides, TRAINING[stage])

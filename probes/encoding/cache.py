@@ -4,6 +4,7 @@ A folder of the cache is named by everything that decides the numbers. It is wri
 goes into ``manifest.json``, and then it gets its own. A folder that does not match its manifest is written anew.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -95,9 +96,10 @@ class CacheFolder:
                     f"texts take {self.size / 2**30:.1f} GiB; free space, choose another folder or fewer texts"
                 )
             for left in self.folder.parent.glob(f"{self.key}.*.tmp"):  # by a program that was killed
-                written = max(path.stat().st_mtime for path in (left, *left.iterdir()))
-                if time.time() - written > _STALE_SECONDS:
-                    shutil.rmtree(left, ignore_errors=True)
+                with contextlib.suppress(FileNotFoundError):  # it is given its name just now
+                    written = max(path.stat().st_mtime for path in (left, *left.iterdir()))
+                    if time.time() - written > _STALE_SECONDS:
+                        shutil.rmtree(left, ignore_errors=True)
             self.scratch.mkdir()
             with (self.scratch / self.states.name).open("wb") as file:
                 file.truncate(self.size)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -180,7 +181,7 @@ class _Job:
         room = np.empty(layers * poolings * min(size, count) * width, np.float32)
         hidden = None if progress and ranks.is_main else True  # None: hidden where the output is no terminal
         with (
-            Workers(self.model.base, threads) as workers,
+            closing(Workers(self.model.base, threads)) as workers,
             tqdm.tqdm(total=count, desc=self.model.name, unit="text", disable=hidden) as bar,
         ):
             for start in range(0, count, size):

@@ -13,7 +13,7 @@ MOST_BYTES = 2**31
 
 
 MULTIPLE = 32
-"""Positions are filled up to one: oneDNN keeps a kernel, of half a megabyte or so, for each number that it meets."""
+"""Positions are filled up to one: oneDNN keeps a kernel for each number that it meets, and memory grows by them."""
 
 
 class PackedLinear(nn.Module):

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Threads that run one model; closed at the end of a ``with``.
+    """Threads that run one model, until they are closed.
 
     Args:
         base: The model. Each thread gets a twin of its modules with the same tensors, so that hooks, and what a forward
@@ -34,10 +34,8 @@ class Workers:
         self._twins = [twin(base)]
         pack_linear_layers(self._twins[0])
 
-    def __enter__(self) -> "Workers":
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """Ends the threads."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -68,7 +66,7 @@ class Workers:
     def _started(self, workers: int) -> ThreadPoolExecutor:
         """So many threads; the same ones as long as the number is, for each new one takes memory of its own."""
         if self._pool is None or workers != self._workers:
-            self.__exit__()
+            self.close()
             # What the items leave over is used within operators. OpenMP keeps the number of threads for each thread
             # that starts some, and torch hands the number that was set last to threads yet to come.
             self._pool = ThreadPoolExecutor(
