@@ -23,6 +23,7 @@ import torch
 import tqdm
 import yaml
 
+from finetune.decoding_step import DecodingStep
 from finetune.generate import (
     Decoding,
     answer_batch,
@@ -100,7 +101,10 @@ class Evaluation:
     def run(self, training: Sequence[Example]) -> None:
         """Answers what is not answered yet, then scores everything. Collective."""
         ranks, store = self.ranks, self.generations
-        for note in self.model.notes if ranks.is_main else ():
+        notes = list(self.model.notes)
+        if note := ranks.agree(lambda: DecodingStep(self.model.lm, self.prompts, self.decoding.pad).note):
+            notes.append(note)
+        for note in notes if ranks.is_main else ():
             print(f"note: {note}", flush=True)
         pending = ranks.on_main(lambda: store.start(self.settings, self.batches))
         kept = len(self.prompts) - sum(map(len, pending))
@@ -120,7 +124,7 @@ class Evaluation:
             "generation_seconds": round(seconds, 3),
             "tokens_per_second": rate and round(rate, 1),
             "examples_cut": self.cut,
-            "notes": self.model.notes,
+            "notes": notes,
         }
 
         def finish() -> None:

@@ -5,8 +5,6 @@ interrupted evaluation goes on with the same batches, and gets the same answers 
 """
 
 import copy
-import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.decoding_step import DecodingStep
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.loading import context_length
@@ -194,7 +193,7 @@ def answer_batch(
     mask = torch.cat([mask, torch.ones(len(batch), decoding.max_new_tokens, dtype=mask.dtype)], dim=1).to(device)
     positions = (mask[:, :width].cumsum(1) - 1).clamp(min=0)
     draws = _Draws(decoding, batch) if decoding.temperature else None
-    step = _Step(model)
+    step = DecodingStep(model, prompts, decoding.pad)
     answers: dict[int, list[int]] = {number: [] for number in batch}
     stopped: set[int] = set()
     rows = list(batch)  # which example a row of the tensors is
@@ -245,7 +244,7 @@ def answer_likelihoods(
     """
     if not all(answers):
         raise DiptychError("answers: one has no tokens")
-    step, device = _Step(model), model.device
+    step, device = DecodingStep(model, prompts, pad), model.device
     found: dict[int, list[Likelihood]] = {}
     for batch in make_batches([len(prompt) for prompt in prompts], batch_size):
         ids, mask = (part.to(device) for part in _left_padded([prompts[number] for number in batch], pad))
@@ -268,31 +267,6 @@ def answer_likelihoods(
                 Likelihood(total, total / len(answer)) for total, answer in zip(totals, answers, strict=True)
             ]
     return [found[number] for number in range(len(prompts))]
-
-
-class _Step:
-    """One forward pass with only the arguments that the model knows."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.known = set(inspect.signature(model.forward).parameters)
-
-    def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, keep: int = 1) -> tuple[Tensor, Any]:
-        """Returns float32 logits of the last positions, shape [batch * keep, vocabulary], and the cache."""
-        arguments: dict[str, Any] = {"attention_mask": mask, "use_cache": True, "past_key_values": cache}
-        if "position_ids" in self.known:
-            arguments["position_ids"] = positions
-        if "logits_to_keep" in self.known:  # else a long prompt's logits are the largest tensor by far
-            arguments["logits_to_keep"] = keep
-        output = self.model(input_ids=ids, **arguments)
-        logits = output.logits[:, -keep:].float().flatten(0, 1)
-        # The maximum of a row with NaN is NaN, which is less than nothing. A model may forbid a token by -inf.
-        if not bool((logits.amax(-1) < math.inf).all()):
-            raise DiptychError(
-                "the model gives logits that are NaN or infinite: its weights are damaged, or its numbers have too "
-                "small a range (float16); use bfloat16 or float32"
-            )
-        return logits, output.past_key_values
 
 
 class _Draws:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from finetune.config import FinetuneConfig
+from finetune.decoding_step import DecodingStep
 from finetune.generate import Generation, generate
 from finetune.prompts import Frame, make_frame
 from finetune.recipe import RECIPE_FILE, Recipe
@@ -209,6 +210,8 @@ class FinetuneRun(Run):
         attention = lm.config._attn_implementation
         self.engine.eval()
         lm.set_attn_implementation(plain_attention(lm))
+        if note := DecodingStep(lm, prompts, self.tokenizer.pad).note:
+            self.monitor.say(f"note: answers: {note}")
         # Under ZeRO-3 every forward pass is a collective: all ranks answer the same prompts.
         shared = None if self.config.deepspeed.zero_stage == 3 else self.ranks
         answers = generate(

@@ -17,6 +17,7 @@ from pretrain.config import Config
 from pretrain.corpus import Corpus, Split
 from pretrain.distributed import Ranks
 from pretrain.health import health
+from pretrain.initialization import has_own_code
 from pretrain.model import plain_attention
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.order import random_keys, sample
@@ -104,6 +105,8 @@ class Evaluator:
                     attention_mask=torch.ones_like(ids),
                     do_sample=False,
                     max_new_tokens=max(1, min(config.new_tokens, limit - len(prompt))),
+                    # `generate` names the cache as the installed transformers does, which code of its own may not know.
+                    use_cache=not has_own_code(lm.config),
                     # Under ZeRO-3 each token is a collective: no rank may stop before the others.
                     synced_gpus=self.ranks.world_size > 1 and self.config.deepspeed.zero_stage == 3,
                     eos_token_id=self.tokenizer.eos,

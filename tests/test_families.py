@@ -215,7 +215,7 @@ def settings(root: Path, name: str, style: str, *more: str) -> list[str]:
         "objective={lambda: 0.5, distance: cosine, predictors: 2}",
         "train={steps: 3, rows_per_step: 2, micro_batch_rows: 1}",
         "optimizer={lr: 1.0e-3, warmup_steps: 0}",
-        "evaluation={every: 3, prompts: 0}",
+        f"evaluation={{every: 3, prompts: {2 if own_code else 0}, new_tokens: 8}}",
         "deepspeed.zero_stage=1",
         "logging.tensorboard=false",
         *more,
@@ -363,7 +363,18 @@ def test_a_short_run_and_its_export(root: Path, output: str, name: str) -> None:
     ]
 
 
+def test_samples_of_own_code_are_what_whole_passes_give(root: Path, output: str) -> None:
+    run = root / "runs" / "layered"
+    lm = AutoModelForCausalLM.from_pretrained(run / "export", trust_remote_code=True).eval()
+    tokenizer = load(run / "export", TokenizerConfig(predictor_tokens=0))
+    *_, first, second = (run / "samples.txt").read_text().splitlines()
+    for line, text in ((first, "number 1000 is a heron here"), (second, "number 1001 is a cat here")):
+        prompt = [tokenizer.bos, *tokenizer.encode_batch([text])[0]]
+        assert line == f"[{text}] {tokenizer.decode(one_by_one(lm, prompt, [tokenizer.eos], tokenizer.pad))}"
+
+
 def one_by_one(lm: Any, prompt: Sequence[int], stop: Sequence[int], pad: int) -> tuple[int, ...]:
+    """Without a cache: ``generate`` names it as the installed transformers does, which code of its own may not know."""
     ids = torch.tensor([prompt])
     new = lm.generate(
         ids,
@@ -372,6 +383,7 @@ def one_by_one(lm: Any, prompt: Sequence[int], stop: Sequence[int], pad: int) ->
         max_new_tokens=8,
         eos_token_id=list(stop),
         pad_token_id=pad,
+        use_cache=False,
     )
     found = new[0, len(prompt) :].tolist()
     return tuple(found[:-1] if found[-1] in stop else found)

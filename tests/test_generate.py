@@ -1,8 +1,10 @@
 """Generation: batches give token by token what ``model.generate`` gives one by one."""
 
 import copy
+import inspect
 import math
 import random
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from finetune.decoding_step import DecodingStep
 from finetune.generate import Decoding, Generation, answer_likelihoods, generate, make_batches
 from pretrain.errors import DiptychError
 
@@ -202,3 +205,92 @@ def test_two_ranks_give_the_same_answers(tmp_path: Path) -> None:
     script.write_text(RANKS_SCRIPT.format(tests=str(Path(__file__).parent)))
     for result in run_ranks(script, 2):
         assert "same answers" in result.output
+
+
+# --- code of a model's own, which may know another name of the cache, or none
+
+ARGUMENT = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
+
+
+class OwnCode(LlamaForCausalLM):  # type: ignore[misc]
+    """Takes its cache as `past_key_values`, and swallows what it does not know."""
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, **rest):  # type: ignore[no-untyped-def]
+        return self.run(input_ids, attention_mask, position_ids, past_key_values, rest.get("use_cache"))
+
+    def run(self, ids: Any, mask: Any, positions: Any, cache: Any, use_cache: Any) -> Any:
+        given = {"attention_mask": mask, "position_ids": positions, "use_cache": use_cache, ARGUMENT: cache}
+        return super().forward(input_ids=ids, **given)
+
+
+class NewName(OwnCode):
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, cache=None, **rest):  # type: ignore[no-untyped-def]
+        return self.run(input_ids, attention_mask, position_ids, cache, rest.get("use_cache"))
+
+
+class SwallowsAll(OwnCode):
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, **rest):  # type: ignore[no-untyped-def]
+        return self.run(input_ids, attention_mask, position_ids, None, rest.get("use_cache"))
+
+
+class NamesNone(OwnCode):
+    def forward(self, input_ids=None, attention_mask=None, use_cache=None):  # type: ignore[no-untyped-def]
+        return self.run(input_ids, attention_mask, None, None, use_cache)
+
+
+class ForgetsPadding(OwnCode):
+    def run(self, ids: Any, mask: Any, positions: Any, cache: Any, use_cache: Any) -> Any:
+        return super().run(ids, None, None, cache, use_cache)
+
+
+class ReturnsNone(OwnCode):
+    def run(self, ids: Any, mask: Any, positions: Any, cache: Any, use_cache: Any) -> Any:
+        return super().run(ids, mask, positions, cache, False)
+
+
+class IndexesTheCache(OwnCode):
+    def run(self, ids: Any, mask: Any, positions: Any, cache: Any, use_cache: Any) -> Any:
+        seen = 0 if cache is None else cache.tuples_of_layers[0][0].shape[2]
+        return super().run(ids, mask[:, seen - seen :], positions, cache, use_cache)
+
+
+@pytest.mark.parametrize(
+    ("own", "problem"),
+    [
+        (OwnCode, ""),
+        (NewName, ""),
+        (SwallowsAll, "gives other logits than without"),
+        (NamesNone, "takes no cache or past_key_values"),
+        (ForgetsPadding, "gives other logits than without"),
+        (ReturnsNone, "returns no cache"),
+        (IndexesTheCache, "fails with its cache (AttributeError: "),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_own_code_never_answers_without_its_past(own: Any, problem: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    lm, plain = own(LlamaConfig(**SHARED)).eval(), model("llama")
+    lm.load_state_dict(plain.state_dict())
+    lm.to(dtype)
+    note = DecodingStep(lm, PROMPTS, 0).note
+    assert problem in note and bool(note) == bool(problem)
+    if dtype != torch.float32:
+        return
+    assert ours(lm, max_new_tokens=20) == ours(plain, max_new_tokens=20)
+    assert ours(lm, temperature=1.0) == ours(plain, temperature=1.0)
+    answers = [[3, 4, 2], [5, 2], [6]]
+    found, wanted = (answer_likelihoods(each, PROMPTS, answers, pad=0, batch_size=4) for each in (lm, plain))
+    for ours_, theirs in zip(found, wanted, strict=True):
+        assert [each.total for each in ours_] == pytest.approx([each.total for each in theirs], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_of_transformers_keep_their_cache(family: str, caplog: pytest.LogCaptureFixture) -> None:
+    lm = copy.deepcopy(model(family))
+    step = DecodingStep(lm, PROMPTS, 0)
+    assert step.note == "" and step.cache_name == ARGUMENT
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours(lm)
+    assert "deprecated" not in caplog.text
+    assert DecodingStep(copy.deepcopy(lm).to(torch.bfloat16), PROMPTS, 0).note == ""
