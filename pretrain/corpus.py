@@ -28,7 +28,7 @@ from pretrain.errors import DiptychError
 BLOCK = 8192
 """Records per Arrow record batch."""
 
-FORMAT = 4
+FORMAT = 5
 """Of manifest and shards; changes whenever the same inputs give other files."""
 
 SCHEMA = pa.schema(

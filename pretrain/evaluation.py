@@ -53,7 +53,7 @@ class Evaluator:
         self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
         # Of the views that carry the language-model loss.
         labelled = slice(1, 2) if config.packing.layout == "conditional" else slice(0, 2)
-        self.num_bytes = int(pairs.num_bytes[:, labelled].sum())
+        self.num_bytes = max(1, int(pairs.num_bytes[:, labelled].sum()))
 
     def run(self, engine: Any) -> dict[str, float]:
         """Metrics by name. Collective."""

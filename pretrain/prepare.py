@@ -340,11 +340,8 @@ class _Preparation:
         scratch: Path,
     ) -> dict[str, list[list[dict[str, Any]]]]:
         """Shards of each source by split."""
-        encoding = Encoding(
-            scratch / "encoder.json", scratch / "decoder.json", self.config.data.views, self.max_view_tokens
-        )
-        _save(encoding.encoder, lambda path: tokenizer.encoder.save(str(path)))
-        _save(encoding.decoder, lambda path: tokenizer.hf.backend_tokenizer.save(str(path)))
+        encoding = Encoding(scratch / "tokenizer.json", self.config.data.views, self.max_view_tokens)
+        write_text(encoding.tokenizer, tokenizer.encoder.spec)
         return {
             split: [
                 encode(own, judged, split, encoding, folder / split / title, self.workers, title)

@@ -8,20 +8,21 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import tokenizers
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pretrain.errors import DiptychError
+from pretrain.text_encoder import TextEncoder
 
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
 _FILES = ("tokenizer*.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")
+_UNUSUAL = ("\u2603", "\U00013000", "\ue000", "\uffff")  # unknown to a tokenizer, unless it knows everything
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -63,7 +64,7 @@ class Tokenizer:
         fingerprint: SHA-256 (hex) over all that decides ids; stable across runs and machines.
         model: The SentencePiece model, where the tokenizer is one.
         added: Special tokens that it lacked when it was opened.
-        encoder: Copy of the backend that no special token can be reached in.
+        encoder: Encodes texts; none reaches a special token.
     """
 
     hf: PreTrainedTokenizerFast = field(compare=False)
@@ -74,7 +75,7 @@ class Tokenizer:
     vocab_size: int
     fingerprint: str
     model: bytes | None = field(compare=False, repr=False)
-    encoder: tokenizers.Tokenizer = field(compare=False, repr=False)
+    encoder: TextEncoder = field(compare=False, repr=False)
     added: tuple[str, ...] = field(default=(), compare=False)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -88,7 +89,7 @@ class Tokenizer:
         """
         texts = list(texts)
         try:
-            return [encoding.ids for encoding in self.encoder.encode_batch_fast(texts, add_special_tokens=False)]
+            return self.encoder.encode_batch(texts)
         except (TypeError, UnicodeError):
             for number, text in enumerate(texts):
                 check_text(text, f"encode_batch: text {number}")
@@ -215,7 +216,8 @@ def start_with(bos: str, bos_id: int) -> processors.TemplateProcessing:
 def finish(hf: PreTrainedTokenizerFast, predictor_tokens: int, model: bytes | None) -> Tokenizer:
     """Collects the ids; raises ValueError where the tokenizer did not take a special token."""
     ids: list[int] = []
-    for token in (hf.bos_token, hf.eos_token, hf.pad_token, *predictor_names(predictor_tokens)):
+    names = [hf.bos_token, hf.eos_token, hf.pad_token, *predictor_names(predictor_tokens)]
+    for token in names:
         number = hf.backend_tokenizer.token_to_id(token)
         if number is None or hf.convert_ids_to_tokens(number) != token:
             raise ValueError(f"the tokenizer did not take the special token {token}")
@@ -223,9 +225,10 @@ def finish(hf: PreTrainedTokenizerFast, predictor_tokens: int, model: bytes | No
     bos, eos, pad, *predictors = ids
     if pad in (bos, eos) or len({pad, *predictors}) != 1 + len(predictors) or {bos, eos} & set(predictors):
         raise ValueError("the tokenizer does not keep its special tokens apart")
-    encoder = _encoder(hf.backend_tokenizer)
+    encoder = TextEncoder(hf.backend_tokenizer.to_str())
+    _check_unknown(encoder, dict(zip(ids, names, strict=True)))
     sample = "a b"
-    if hf(sample)["input_ids"] != [bos, *encoder.encode(sample, add_special_tokens=False).ids]:
+    if hf(sample)["input_ids"] != [bos, *encoder.encode_batch([sample])[0]]:
         hf.backend_tokenizer.post_processor = start_with(hf.bos_token, bos)
     return Tokenizer(
         hf=hf,
@@ -247,38 +250,15 @@ def _fingerprint(hf: PreTrainedTokenizerFast, special: Sequence[int]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _encoder(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Copies a tokenizer so that no text reaches a special token.
-
-    Every special token gets a name that no text holds, among the added tokens and in the model alike: the flag
-    ``encode_special_tokens`` alone would leave those that the model itself can match, and it is lost in a pickle.
-    """
-    spec = json.loads(backend.to_str())
-    spec.update(truncation=None, padding=None, post_processor=None, decoder=None)
-    model = spec["model"]
-    if model.get("dropout"):
-        model["dropout"] = None
-    names: dict[str, str] = {}
-    for token in spec["added_tokens"]:
-        if token["special"]:
-            names[token["content"]] = f"\uffff\U0010fffe{token['id']}\U0010ffff"
-            token["content"] = names[token["content"]]
-    if model.get("unk_token") in names:
-        model["unk_token"] = names[model["unk_token"]]
-    vocab = model["vocab"]
-    if isinstance(vocab, dict):
-        model["vocab"] = {names.get(piece, piece): number for piece, number in vocab.items()}
-    else:
-        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocab]
-    if "merges" in model:
-        pairs = [pair if isinstance(pair, list) else pair.split(" ", 1) for pair in model["merges"]]
-        model["merges"] = [[a, b] for a, b in pairs if not names.keys() & {a, b, a + b}]
-    encoder = tokenizers.Tokenizer.from_str(json.dumps(spec))
-    for name, renamed in names.items():
-        if encoder.token_to_id(renamed) != backend.token_to_id(name):
-            raise ValueError(f"the id of the special token {name} is not stable")
-    encoder.encode_special_tokens = True
-    return encoder
+def _check_unknown(encoder: TextEncoder, special: Mapping[int, str]) -> None:
+    """Refuses a tokenizer in which an unknown character becomes one of some special tokens, or an error."""
+    for text in _UNUSUAL:
+        try:
+            (found,) = encoder.encode_batch([text])
+        except Exception as error:  # the Rust side raises plain Exception
+            raise ValueError(f"it cannot encode the character U+{ord(text):04X}: {_one_line(error)}") from error
+        if reached := special.keys() & {*found}:
+            raise ValueError(f"characters that it does not know become its special token {special[min(reached)]}")
 
 
 def _open(path: str, config: TokenizerConfig) -> Any:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
-import tokenizers
 
 from pretrain.corpus import BLOCK, SCHEMA
 from pretrain.errors import DiptychError
@@ -19,6 +18,7 @@ from pretrain.preparation.judging import Judged
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 from pretrain.preparation.shards import ShardWriter, describe_shard
 from pretrain.preparation.workers import Workers, advance, write_whole
+from pretrain.text_encoder import TextEncoder
 
 SHARDS = 64
 """A source is cut into about so many shards, as long as they are neither below a block nor above the bounds below."""
@@ -32,14 +32,12 @@ class Encoding:
     """How texts become tokens.
 
     Attributes:
-        encoder: Tokenizer file (JSON) that no special token can be reached in.
-        decoder: Tokenizer file (JSON) that gives a truncated view's text.
+        tokenizer: The tokenizer's file (JSON).
         views: The two views.
         max_view_tokens: Where a view is cut.
     """
 
-    encoder: Path
-    decoder: Path
+    tokenizer: Path
     views: tuple[str, str]
     max_view_tokens: int
 
@@ -155,7 +153,7 @@ class _Encoder:
     def __init__(self, task: _Task) -> None:
         self.task = task
         self.names = tuple(dict.fromkeys(task.encoding.views))
-        self.encoder = _tokenizer(task.encoding.encoder)
+        self.encoder = _text_encoder(task.encoding.tokenizer)
         self.files = {file: number for number, file in enumerate(task.files)}
 
     def add(self, batch: dict[str, Any], rows: npt.NDArray[np.intp], shard: ShardWriter) -> None:
@@ -165,7 +163,7 @@ class _Encoder:
         views = [wordings(columns[f"view {name}"]) for name in self.names]
         counts = [sum(map(len, texts)) for texts in zip(*views, strict=True)]
         texts = [text for record in zip(*views, strict=True) for own in record for text in own]
-        ids = [encoding.ids for encoding in self.encoder.encode_batch_fast(texts, add_special_tokens=False)]
+        ids = self.encoder.encode_batch(texts)
         places, lines = columns["file"].to_pylist(), columns["line"].to_pylist()
         num_bytes = [len(text) if text.isascii() else len(text.encode()) for text in texts]
         complete = [True] * len(ids)
@@ -179,7 +177,7 @@ class _Encoder:
             if len(own) > limit:
                 ids[number] = own[:limit]
                 complete[number] = False
-                num_bytes[number] = len(_tokenizer(self.task.encoding.decoder).decode(own[:limit]).encode())
+                num_bytes[number] = self.encoder.kept_bytes(texts[number], limit)
         shard.block.add(
             ids,
             complete,
@@ -193,5 +191,5 @@ class _Encoder:
 
 
 @lru_cache(2)
-def _tokenizer(path: Path) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_file(str(path))
+def _text_encoder(path: Path) -> TextEncoder:
+    return TextEncoder(path.read_text(encoding="utf-8"))
