@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.tasks import TASKS, Example, Task, make_task
+from finetune.tasks.rows import same_rows
 from finetune.tasks.sql_words import has_order, sql_words
-from finetune.tasks.text_to_sql import same_rows
 from pretrain.errors import DiptychError
 
 
@@ -111,7 +111,7 @@ class TestReading:
             ("exact_match", [{"messages": [{"role": "user", "content": "a"}]}], ":1: 0 messages with role 'assistant'"),
             ("exact_match", [{"messages": "a"}], ":1: 'messages' is no list of objects"),
             ("nl_regex", [{"text": "a", "code": "(a"}], ":1: the answer is no regex of NL-RX (column 3"),
-            ("gsm8k", [{"text": "a", "code": "none"}], ":1: the answer holds no number"),
+            ("gsm8k", [{"text": "a", "code": "none"}], ":1: the answer holds no number that can be read"),
             ("text_to_sql", [{"text": "a", "code": "b", "db_id": "../x"}], ":1: db_id '../x' is no name"),
             ("open_qa", [{"text": "a", "code": []}], ":1: view 'code' is an empty list"),
             ("sentiment", [{"text": "a", "label_name": 0.5}], ":1: label field 'label_name' is no string or integer"),
@@ -190,11 +190,32 @@ class TestSqlWords:
             ("SELECT x.a FROM t AS x JOIN u AS y", "SELECT y.a FROM t AS x JOIN u AS y"),
             ("SELECT t.a FROM t JOIN u", "SELECT u.a FROM t JOIN u"),
             ("SELECT 15", "SELECT 1 5"),
+            ("SELECT a - - 1 FROM t", "SELECT a -- 1 FROM t"),
+            ("SELECT a -- x\n+ 1", "SELECT a -- x + 1"),
+            ("SELECT a / * b * / c", "SELECT a /* b */ c"),
+            ("SELECT 1 /* a\nb */ + 1", "SELECT 1 /* a b */ + 1"),
+            ("SELECT 1.5e3 FROM t", "SELECT 1.5 e3 FROM t"),
+            ("SELECT 1e-5", "SELECT 1e - 5"),
+            ("SELECT 5a", "SELECT 5 a"),
+            ("SELECT x'00ff'", "SELECT x '00ff'"),
+            ("SELECT a << 1", "SELECT a < < 1"),
+            ("SELECT a -> b", "SELECT a - > b"),
+            ("SELECT a$b FROM t", "SELECT a $ b FROM t"),
+            ("SELECT [as] FROM t", "SELECT FROM t"),
+            ("SELECT a FROM t ORDER BY [asc]", "SELECT a FROM t ORDER BY"),
+            ("SELECT `a``b` FROM t", "SELECT `a` `b` FROM t"),
+            ("SELECT [,] FROM t", "SELECT , FROM t"),
+            ("SELECT a\u00a0b FROM t", "SELECT a b FROM t"),
+            ("SELECT \u00c9 FROM t", "SELECT \u00e9 FROM t"),
             ("SELECT a FROM t", "SELECT a FROM t; SELECT a FROM t"),
         ],
     )
     def test_meaning_counts(self, left: str, right: str) -> None:
         assert sql_words(left) != sql_words(right)
+
+    def test_what_looks_like_a_comment_within_a_string_is_none(self) -> None:
+        assert sql_words("SELECT 'a -- b' ,  c") == ["select", "'a -- b'", ",", "c"]
+        assert sql_words("SELECT a -- it's\n, 'b'") == ["select", "a", "-- it's", ",", "'b'"]
 
     def test_quotes_within_strings(self) -> None:
         assert sql_words("SELECT 'it''s'") == sql_words('SELECT "it\'s"') == ["select", "'it's'"]
@@ -208,6 +229,8 @@ class TestSqlWords:
         assert has_order("SELECT a FROM t UNION SELECT b FROM u order  by 1 LIMIT 3;")
         assert not has_order("SELECT a FROM (SELECT a FROM t ORDER BY a)")
         assert not has_order("SELECT a FROM t WHERE b = 'order by'")
+        assert not has_order("SELECT a FROM t -- order by a")
+        assert not has_order("SELECT [order] by FROM t")
 
 
 class TestTextToSql:
@@ -320,7 +343,12 @@ class TestGsm8k:
     def test_reasons(self) -> None:
         task = make_task("gsm8k")
         reasons = [task.judge(example("#### 2"), output).reason for output in ("#### 2", "2", "2.5", "two")]
-        assert reasons == ["same number", "same number, without ####", "other number: 2.5", "no number"]
+        assert reasons == [
+            "same number",
+            "same number, without ####",
+            "other number: 2.5",
+            "no number that can be read",
+        ]
 
 
 class TestSentiment:
@@ -350,6 +378,36 @@ class TestSentiment:
     def test_only_the_word_counts(self, output: str, correct: int) -> None:
         assert scores(make_task("sentiment", answers=self.ANSWERS), "Bad", output) == {"accuracy": correct}
 
+    @pytest.mark.parametrize(
+        "output",
+        [
+            "“bad”",
+            "‘Bad’",
+            "«bad»",
+            "bad。",
+            "bad…",
+            "**bad**",
+            "— Bad",
+            "\uff42\uff41\uff44",
+            "¡bad!",
+            "\u00a0bad\u3000",
+        ],
+    )
+    def test_punctuation_is_that_of_unicode(self, output: str) -> None:
+        task = make_task("sentiment", answers=self.ANSWERS)
+        assert scores(task, "Bad", output) == {"accuracy": 1}
+        found = task.summary([example("Bad")], [], [output], task.labels() or ())
+        assert found == {"macro_f1": 1, "unparsed": 0}
+        assert scores(make_task("open_qa"), "bad", output, answers=["bad"])["match"] == 1
+
+    def test_labels_of_punctuation_are_told_apart(self, tmp_path: Path) -> None:
+        task = make_task("sentiment")
+        assert [scores(task, "+", output)["accuracy"] for output in ("+", "-", "", "“+”")] == [1, 0, 0, 0]
+        for labels in (("C", "C++"), ("Good", "good.")):
+            path = write(tmp_path / "a.jsonl", *({"text": "q", "label_name": label} for label in labels))
+            with pytest.raises(DiptychError, match="differ only in case or punctuation"):
+                task.examples(path)
+
     def test_macro_f1(self) -> None:
         task = make_task("sentiment", answers=self.ANSWERS)
         golds = ["Bad", "Bad", "Good", "Very Bad"]
@@ -375,7 +433,12 @@ class TestOpenQa:
             (["the United States"], "United  States\nQ: more", 1, 1),
             (["U.S.", "America"], "an America", 1, 1),
             (["1914–1918"], "1914-1918", 1, 1),
+            (["1914–1918"], "“1914‒1918”", 1, 1),
             (["a-laying", "six geese"], "six", 0, 2 / 3),
+            (["102"], "10²", 0, 0),
+            (["Beyoncé"], "BEYONCE\u0301", 1, 1),
+            (["Straße"], "STRASSE", 1, 1),
+            (["\u210cegel"], "hegel", 1, 1),
             (["Nine"], "N", 0, 0),
             (["The"], "", 0, 0),
             (["The"], "the", 1, 1),

@@ -1,27 +1,16 @@
 """GSM8K: word problems whose worked solution ends with ``#### NUMBER``."""
 
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from finetune.tasks.numbers import first_number, last_number
 from finetune.tasks.task import Example, Task, Verdict
 from pretrain.sources.columns import Problem
 
 _MARK: Final = "####"
-
-# Beyond them no answer is sensible and judging becomes slow: characters of a number, and of the end of an answer where
-# one is looked for.
-_MAX_CHARACTERS: Final = 60
-_LONGEST_END: Final = 10_000
-
-# A minus after a letter, digit or parenthesis is a difference. A comma is part of a number before exactly three digits.
-_NUMBER: Final = re.compile(
-    r"(?P<sign>(?<![\w)])[-−])?[$€£¥]?"
-    r"(?P<above>[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?|\.[0-9]+)(?:/(?P<below>[0-9]+))?"
-)
 
 
 class Gsm8k(Task):
@@ -29,6 +18,10 @@ class Gsm8k(Task):
 
     Scores: ``number``, of the number after ``####`` or else the last one of the answer; ``strict``, where only the
     former counts. Of several ``####`` the first counts, for what comes after its line is no longer the answer.
+
+    A unit or a percent sign after the number does not count. A number is read whole (``3 1/2`` is 3.5) or not at all:
+    an answer whose final number is written in another way (``10:30``, ``3-4``, ``5 feet 6 inches``) is wrong, and a
+    solution is refused. See ``finetune/tasks/numbers.py``.
     """
 
     main: ClassVar[str] = "number"
@@ -39,39 +32,29 @@ class Gsm8k(Task):
     def _read(self, row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
         gold = self._string(row, "code")
         if _final(gold) is None:
-            raise Problem("the answer holds no number; expected one, after #### or at the end")
+            raise Problem("the answer holds no number that can be read; expected one, after #### or at the end")
         return self._text(row), gold, {}
 
     def judge(self, example: Example, output: str) -> Verdict:
         """Judges an answer."""
-        gold, marked, final = _final(example.gold), _marked(output), _final(output)
+        gold, final, is_marked = _final(example.gold), _final(output), _marked(output)[0]
         right = final is not None and final == gold
-        scores = {"number": float(right), "strict": float(right and marked is not None)}
+        scores = {"number": float(right), "strict": float(right and is_marked)}
         if final is None:
-            return Verdict(False, "no number", scores)
+            return Verdict(False, "no number that can be read", scores)
         if not right:
             return Verdict(False, f"other number: {_shown(final)}", scores)
-        return Verdict(True, "same number" if marked is not None else f"same number, without {_MARK}", scores)
+        return Verdict(True, "same number" if is_marked else f"same number, without {_MARK}", scores)
 
 
-def _marked(text: str) -> Fraction | None:
-    found = _NUMBER.match(text.partition(_MARK)[2].lstrip())
-    return None if found is None else _value(found)
+def _marked(text: str) -> tuple[bool, Fraction | None]:
+    """Whether a number stands after the mark, and its value; None: it is written in a way that is not read."""
+    return first_number(text.partition(_MARK)[2].lstrip().partition("\n")[0])
 
 
 def _final(text: str) -> Fraction | None:
-    number = _marked(text)
-    if number is None:
-        for found in _NUMBER.finditer(text[-_LONGEST_END:]):
-            number = _value(found)
-    return number
-
-
-def _value(found: re.Match[str]) -> Fraction | None:
-    above, below = found["above"].replace(",", ""), found["below"] or "1"
-    if len(above) + len(below) > _MAX_CHARACTERS or not int(below):
-        return None
-    return Fraction(above) / int(below) * (-1 if found["sign"] else 1)
+    is_marked, number = _marked(text)
+    return number if is_marked else last_number(text)
 
 
 def _shown(number: Fraction) -> str:

@@ -1,7 +1,5 @@
 """Short answers to open questions, compared as SQuAD and NQ-Open do."""
 
-import string
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
@@ -9,6 +7,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from finetune.tasks.task import Example, Task, Verdict, first_line
+from finetune.tasks.words import folded, is_punctuation
 from pretrain.sources.columns import Problem, wordings
 
 _ARTICLES: Final = frozenset({"a", "an", "the"})
@@ -53,13 +52,9 @@ class OpenQa(Task):
 
 def _words(text: str) -> list[str]:
     """The words that are compared; none only where the text is blank, lest a blank answer equals the gold one "The"."""
-    text = unicodedata.normalize("NFKC", text).lower()
-    plain = "".join(character for character in text if not _is_punctuation(character)).split()
+    text = folded(text)
+    plain = "".join(character for character in text if not is_punctuation(character)).split()
     return [word for word in plain if word not in _ARTICLES] or plain or text.split()
-
-
-def _is_punctuation(character: str) -> bool:
-    return character in string.punctuation or (not character.isascii() and unicodedata.category(character)[0] == "P")
 
 
 def _f1(given: list[str], gold: list[str]) -> float:

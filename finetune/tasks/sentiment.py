@@ -1,12 +1,14 @@
 """Classification as generation: the model writes the label's word."""
 
-import string
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from finetune.tasks.task import Example, Task, Verdict, first_line
+from finetune.tasks.words import folded, without_punctuation_around
+from pretrain.errors import DiptychError
 from pretrain.sources.columns import Problem
 
 
@@ -22,7 +24,8 @@ class Sentiment(Task):
     and ``unparsed``, the share of answers that are no label.
 
     An answer is a label if its first line is the label's word; the case of letters, and punctuation and white space
-    around it, do not count. Anything else is no label and wrong, also where it holds a label's word ("not good").
+    around it, do not count (``words``). Anything else is no label and wrong, also where it holds a label's word ("not
+    good").
     """
 
     main: ClassVar[str] = "accuracy"
@@ -44,6 +47,18 @@ class Sentiment(Task):
         if "" in words or len(set(words)) < len(words):
             raise ValueError("two labels have the same word (case and punctuation aside), or one has none")
         return answers
+
+    def examples(self, path: str | Path) -> list[Example]:
+        """Reads the examples of a file; see ``Task.examples``. Labels that answers cannot tell apart are refused."""
+        examples = super().examples(path)
+        words: dict[str, str] = {}
+        for example in examples:
+            if (other := words.setdefault(_word(example.gold), example.gold)) != example.gold:
+                raise DiptychError(
+                    f"{path}: the labels {other!r} and {example.gold!r} differ only in case or punctuation, which do "
+                    "not count in answers; give them other words in the task's answers"
+                )
+        return examples
 
     def _read(self, row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
         label = self._value(row, "code")
@@ -90,4 +105,6 @@ class Sentiment(Task):
 
 
 def _word(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(string.punctuation + string.whitespace)
+    """The form in which labels are compared; one that is nothing but punctuation, such as "+", as it is."""
+    text = " ".join(folded(text).split())
+    return without_punctuation_around(text) or text

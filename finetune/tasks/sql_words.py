@@ -8,22 +8,33 @@ strings so, and fails on one in five queries of WikiSQL.
 """
 
 import re
+import string
 from itertools import pairwise
 from typing import Final
 
 from finetune.tasks.untrusted import MAX_TEXT
 
+# As SQLite reads it: white space and letters' case are those of ASCII, anything beyond ASCII is part of a name.
 _WORD: Final = re.compile(
     r"""
-    (?P<space>\s+)
+    (?P<space>[ \t\n\f\r]+)
+    |(?P<comment>--[^\n]*|/\*.*?(?:\*/|\Z))
     |(?P<string>'(?:[^']|'')*'|"(?:[^"]|"")*")
-    |(?P<name>`[^`]*`|\[[^\]]*\])
+    |(?P<name>`(?:[^`]|``)*`|\[[^\]]*\])
     |(?P<unfinished>['"`\[].*)
-    |(?P<plain>\d+\.\d+|\w+|<>|!=|==|<=|>=|\|\||.)
+    |(?P<plain>
+        x'[0-9a-f]*'
+        |(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?(?![\w$\x80-\U0010ffff])
+        |[\w$\x80-\U0010ffff]+
+        |<>|!=|==|<=|>=|<<|>>|\|\||->>|->|.
+    )
     """,
-    re.VERBOSE | re.DOTALL,
+    re.VERBOSE | re.DOTALL | re.IGNORECASE | re.ASCII,
 )
 _SAME: Final = {"<>": "!=", "==": "="}
+
+_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+_PLAIN_NAME: Final = re.compile(r"[a-z_][a-z0-9_$]*")
 
 # Words that may stand before a table or column, so that what follows them is no alias.
 _BEFORE_NAMES: Final = """
@@ -41,7 +52,10 @@ def sql_words(sql: str) -> list[str]:
     quotes is a string unless a dot is next to it, as models of these data write it); quoted and plain names; ``<>`` and
     ``!=``, ``==`` and ``=``; aliases of tables whatever they are called, with or without ``AS``; ``INNER``, ``OUTER``
     and ``ASC``, which say nothing; a semicolon at the end. Not the same are: another order of columns, conditions or
-    joins, a table with an alias and without, ``5`` and ``5.0``, a comment and none.
+    joins, a table with an alias and without, ``5`` and ``5.0``, a comment and none (``a - - 1`` and ``a -- 1``).
+
+    Where a word ends is SQLite's rule: white space and letters of either case are those of ASCII, and all that is
+    beyond ASCII is part of a name.
     """
     if len(sql) > MAX_TEXT:
         return [sql]
@@ -74,14 +88,20 @@ def _split(sql: str) -> list[str]:
     for at, match in enumerate(found):
         text = match[0]
         if match.lastgroup == "plain":
-            words.append(text.lower())
-        elif match.lastgroup == "unfinished":
+            words.append(text.translate(_LOWER))
+        elif match.lastgroup in ("comment", "unfinished"):
             words.append(text)
         elif match.lastgroup == "name" or any(near[0] == "." for near in found[max(at - 1, 0) : at + 2]):
-            words.append(text[1:-1].lower())
+            words.append(_name(text[1:-1] if text[0] == "[" else text[1:-1].replace(text[0] * 2, text[0])))
         else:
             words.append("'" + text[1:-1].replace(text[0] * 2, text[0]) + "'")
     return words
+
+
+def _name(quoted: str) -> str:
+    """A quoted name as the plain one, unless it needs its quotes: a keyword, or what is no single word."""
+    name = quoted.translate(_LOWER)
+    return name if _PLAIN_NAME.fullmatch(name) and name not in _KEYWORDS else f"`{name}`"
 
 
 def _without_aliases(words: list[str]) -> list[str]:
@@ -101,4 +121,4 @@ def _without_aliases(words: list[str]) -> list[str]:
 
 
 def _is_name(word: str) -> bool:
-    return word == ")" or (word not in _KEYWORDS and (word[:1].isalnum() or word[:1] == "_"))
+    return word == ")" or (word not in _KEYWORDS and (word[:1].isalnum() or word[:1] in ("_", "`")))

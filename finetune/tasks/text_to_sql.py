@@ -1,14 +1,14 @@
 """Questions to SQL, compared as text, as normalised text and by what the query gives on the database."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from finetune.tasks.confined import confined
+from finetune.tasks.rows import same_rows
 from finetune.tasks.sql_words import has_order, sql_words
 from finetune.tasks.task import Example, Task, Verdict
 from finetune.tasks.untrusted import Failed, OverLimit
@@ -17,7 +17,6 @@ from pretrain.sources.columns import Problem, look_up, text_of
 
 _WITH_DB: Final = "For db_id:[{}]\n\n"
 _PUBLISHED: Final = re.compile(r"For db_id:\[([^\]\n]*)\]\n\n(.+)", re.DOTALL)
-_TOLERANCE: Final = 1e-6
 
 
 class TextToSql(Task):
@@ -25,8 +24,8 @@ class TextToSql(Task):
 
     Scores: ``exact``, as strings; ``normalised``, see ``sql_words``; ``execution``, where the folder ``databases``
     holds the example's database: whether both queries give the same rows. Their order counts only if the gold query has
-    an ``ORDER BY``, that of the columns always; numbers may differ by one in a million. An answer that fails is wrong.
-    Not decided are examples without a database and those whose gold query fails.
+    an ``ORDER BY``, that of the columns always; reals may differ by one in a million (see ``same_rows``). An answer
+    that fails is wrong. Not decided are examples without a database and those whose gold query fails.
 
     A query runs in a process of its own on a connection that can only read; see ``untrusted``.
     """
@@ -97,7 +96,11 @@ class TextToSql(Task):
             return 0.0, f"query failed: {error}"
         except OverLimit as error:
             return 0.0, f"query took too much: {error}"
-        if not same_rows(gold, rows, ordered=has_order(example.gold)):
+        try:
+            same = same_rows(gold, rows, ordered=has_order(example.gold))
+        except OverLimit as error:
+            return None, f"not decided: {error}"
+        if not same:
             return 0.0, "other result"
         return 1.0, "same result" if gold else "same result (no rows)"
 
@@ -113,32 +116,3 @@ def _without_fence(output: str) -> str:
     first, _, rest = output.strip().partition("\n")
     fenced = first.rstrip().lower() in ("```", "```sql", "```sqlite") and rest.endswith("```")
     return rest.removesuffix("```") if fenced else output
-
-
-def same_rows(left: Sequence[Sequence[Any]], right: Sequence[Sequence[Any]], *, ordered: bool) -> bool:
-    """Whether two results are the same rows, each as often; numbers may differ by one in a million.
-
-    Args:
-        left: Rows of numbers, strings, None and blobs (``{"blob": hex}``).
-        right: Rows.
-        ordered: Whether the order of the rows counts.
-    """
-    if len(left) != len(right):
-        return False
-    if not ordered:
-        left, right = sorted(left, key=_rank), sorted(right, key=_rank)
-    return all(
-        len(one) == len(other) and all(map(_same_cell, one, other)) for one, other in zip(left, right, strict=True)
-    )
-
-
-def _same_cell(one: Any, other: Any) -> bool:
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return one == other or math.isclose(one, other, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE**2)
-    return type(one) is type(other) and bool(one == other)
-
-
-def _rank(row: Sequence[Any]) -> tuple[list[str], list[float]]:
-    """Sorts rows alike that are the same: by what is no number, then by the numbers less their last digits."""
-    rest = ["#" if isinstance(cell, int | float) else f"{type(cell).__name__} {cell}" for cell in row]
-    return rest, [float(f"{cell:.5g}") for cell in row if isinstance(cell, int | float)]
