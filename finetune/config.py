@@ -70,6 +70,9 @@ class FinetuneEvaluationConfig(EvaluationConfig):
     answers: int = Field(
         0, ge=0, description="Validation examples that are answered (greedy) and judged at every evaluation; 0: none."
     )
+    answers_before_training: bool = Field(
+        False, description="Whether the model answers before its first step, too; it decides nothing and may take long."
+    )
     batch_size: int = Field(32, ge=1, description="Answers generated at once.")
 
 

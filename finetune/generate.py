@@ -90,6 +90,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     ranks: Ranks | None = None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> list[Generation]:
     """Answers every prompt. Collective: every rank gets all answers.
 
@@ -104,6 +105,7 @@ def generate(
         top_p: See :class:`Decoding`.
         seed: Of the draws; those of an example depend on it and on the example's number alone.
         ranks: Default: this process alone.
+        progress: Called with the number of answers after every round of batches.
 
     Returns:
         The answers in the order of the prompts.
@@ -119,6 +121,7 @@ def generate(
     ranks = ranks or Ranks(0, 1, torch.device("cpu"))
     for done in over_ranks(batches, lambda batch: answer_batch(model, prompts, batch, decoding), ranks):
         answers |= done
+        progress(len(answers))
     return [answers[number] for number in range(len(prompts))]
 
 

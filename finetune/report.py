@@ -33,8 +33,9 @@ def report(task: Task, store: Generations, training: Sequence[Example] | None) -
             known.
 
     Returns:
-        JSON values: metrics of all examples and of those not in training, each by reading (the generated text; for a
-        classification also the likeliest label, as a whole and per token), and what happened.
+        JSON values: metrics of all examples, of those not in training, and of those whose gold answer is not trivial
+        (see ``Task.trivial_gold``; None where none is), each by reading (the generated text; for a classification also
+        the likeliest label, as a whole and per token), and what happened.
     """
     records = [store.records[number] for number in range(len(store.examples))]
     readings = _readings(task, store)
@@ -43,6 +44,7 @@ def report(task: Task, store: Generations, training: Sequence[Example] | None) -
         "main": task.main,
         "all": _figures(task, store, readings, range(len(records))),
         "leak_free": None,
+        "without_trivial_golds": None,
         "reasons": dict(Counter(record["reason"].partition(":")[0] for record in records).most_common()),
         "stop_rate": sum(record["stopped"] for record in records) / len(records),
         **{
@@ -63,6 +65,12 @@ def report(task: Task, store: Generations, training: Sequence[Example] | None) -
             "same_prompt": len(kinds) - kinds.count(None),
             "same_pair": kinds.count("pair"),
             **_figures(task, store, readings, [number for number, kind in enumerate(kinds) if kind is None]),
+        }
+    trivial = [task.trivial_gold(example) for example in store.examples]
+    if any(trivial):
+        result["without_trivial_golds"] = {
+            "left_out": dict(Counter(reason for reason in trivial if reason).most_common()),
+            **_figures(task, store, readings, [number for number, reason in enumerate(trivial) if not reason]),
         }
     return result
 
@@ -107,6 +115,8 @@ def table(result: Mapping[str, Any]) -> str:
     columns = {"all": result["all"]}
     if result["leak_free"] is not None:
         columns["not in training"] = result["leak_free"]
+    if result["without_trivial_golds"] is not None:
+        columns["without trivial golds"] = result["without_trivial_golds"]
     rows = [["", *(f"{name} ({figures['examples']:,})" for name, figures in columns.items())]]
     for reading, label in _READINGS.items():
         for name in result["all"].get(reading, {}):
@@ -117,6 +127,10 @@ def table(result: Mapping[str, Any]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     reasons = ", ".join(f"{name} {count:,}" for name, count in list(result["reasons"].items())[:8])
     new = result["new_tokens"]
+    notes = []
+    if result["without_trivial_golds"] is not None:
+        left_out = result["without_trivial_golds"]["left_out"]
+        notes.append(f"trivial golds: {', '.join(f'{reason} {count:,}' for reason, count in left_out.items())}")
     return "\n".join(
         [
             f"{result['task']} on {result['data']}, style {result['style']}; in percent, * the main metric",
@@ -126,6 +140,7 @@ def table(result: Mapping[str, Any]) -> str:
             f"stopped by themselves {100 * result['stop_rate']:.1f} %; new tokens {new['mean']:.1f} on average, "
             f"{new['longest']:,} at most",
             f"verdicts: {reasons}",
+            *notes,
         ]
     )
 

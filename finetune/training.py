@@ -1,6 +1,7 @@
 """Fine-tuning: the run of pre-training with a prompt around each pair, and a choice of checkpoint by validation."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +29,9 @@ from pretrain.trainer import Run, train
 
 _FRAME_TOKENS = 32
 """Room for the separator where the tokenizer is yet to be trained."""
+
+_SECONDS_PER_LINE = 30
+"""Between lines that say how many answers there are."""
 
 
 def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
@@ -157,10 +161,12 @@ class FinetuneRun(Run):
         """Held-out metrics, answers to validation examples, and whether this is the best checkpoint. Collective."""
         super().evaluate(done)
         stopping = self.settings.stopping
-        scores = self._answer() if self.answered else {}
-        if scores:
+        # Before the first step answers decide nothing: the run does not begin with minutes of them unless asked to.
+        asked = bool(self.answered) and (done > 0 or self.settings.evaluation.answers_before_training)
+        if scores := self._answer(done) if asked else {}:
             self.evaluated |= scores
             self.ranks.agree(lambda: self.monitor.log(done, scores))
+            self.monitor.say(f"step {done}  " + "  ".join(f"{name} {score:.3f}" for name, score in scores.items()))
         value = self.evaluated.get(stopping.metric, math.nan)  # of no answer could it be decided
         if not done:
             return
@@ -202,8 +208,8 @@ class FinetuneRun(Run):
         self.checkpoints.worth_keeping = choice.get("step")
         self.enough = bool(choice.get("enough"))
 
-    def _answer(self) -> dict[str, float]:
-        """Mean scores of greedy answers to validation examples. Collective."""
+    def _answer(self, done: int) -> dict[str, float]:
+        """Mean scores of greedy answers to validation examples after ``done`` steps. Collective."""
         split, config = self.corpus.heldout, self.settings.evaluation
         prompts = [self.frame.prompt(list(split.views(number)[0].tokens)) for number in self.answered]
         lm = self.engine.module.lm
@@ -214,6 +220,17 @@ class FinetuneRun(Run):
             self.monitor.say(f"note: answers: {note}")
         # Under ZeRO-3 every forward pass is a collective: all ranks answer the same prompts.
         shared = None if self.config.deepspeed.zero_stage == 3 else self.ranks
+        total = len(prompts)
+        self.monitor.say(f"step {done}  answers {total:,} validation examples")
+        last_said = time.monotonic()
+
+        def progress(count: int) -> None:
+            nonlocal last_said
+            self.watchdog.beat(f"answers after step {done}: {count} of {total}", patience=3)
+            if count < total and time.monotonic() - last_said > _SECONDS_PER_LINE:
+                last_said = time.monotonic()
+                self.monitor.say(f"step {done}  answered {count:,} of {total:,}")
+
         answers = generate(
             lm,
             prompts,
@@ -222,6 +239,7 @@ class FinetuneRun(Run):
             max_new_tokens=self.task.max_new_tokens,
             batch_size=config.batch_size,
             ranks=shared,
+            progress=progress,
         )
         lm.set_attn_implementation(attention)
         self.engine.train()

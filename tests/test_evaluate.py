@@ -265,6 +265,35 @@ def test_judging_again_needs_no_model(made: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "settings.json").read_text())["task"]["ignore_case"] is True
 
 
+def test_figures_stand_beside_those_without_trivial_golds(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of four answers one is right by meaning, another only because its gold matches nothing."""
+    golds = [".*red.*", "(red)&(cat)", "(.*)|(dog)", ".*cat.*"]
+    save_rows(
+        tmp_path / "regex.jsonl", [{"text": text, "code": gold} for text, gold in zip(texts(4), golds, strict=True)]
+    )
+    data = str(tmp_path / "regex.jsonl")
+    result = run(made, tmp_path / "out", task="nl_regex", data=data)
+    assert result["without_trivial_golds"]["left_out"] == {"matches nothing": 1, "matches every line": 1}
+    rows = records(tmp_path / "out")
+    for row, output in zip(rows, ["(.*)red(.*)", "(a)&(b)", "dog", "dog"], strict=True):
+        row["output"] = output
+    save_rows(tmp_path / "out" / "generations.jsonl", rows)
+    capsys.readouterr()
+    result = run(made, tmp_path / "out", "--rescore", task="nl_regex", data=data)
+    assert (result["all"]["examples"], result["all"]["generated"]["semantic"]["value"]) == (4, 1 / 2)
+    rest = result["without_trivial_golds"]
+    assert (rest["examples"], rest["generated"]["semantic"]["value"], rest["generated"]["exact"]["value"]) == (
+        2,
+        1 / 2,
+        0,
+    )
+    output = capsys.readouterr().out
+    assert "without trivial golds (2)" in output and "trivial golds: matches nothing 1, matches every line 1" in output
+    assert run(made, tmp_path / "other")["without_trivial_golds"] is None
+
+
 def test_what_cannot_be_judged_again(made: Path, tmp_path: Path) -> None:
     with pytest.raises(DiptychError, match="holds no evaluation"):
         run(made, tmp_path / "nothing", "--rescore")

@@ -97,7 +97,8 @@ def test_the_best_checkpoint_is_exported_and_kept(trained: Path) -> None:
         stored |= load_file(file)
     assert all(torch.equal(stored[f"{name}/weight"], tensor) for name, tensor in exported.items())
     assert losses[24] < losses[4] < metrics(trained)[0]["eval/lm_loss"]
-    assert all("task/exact" in metrics(trained)[step] for step in (0, *losses))
+    assert all("task/exact" in metrics(trained)[step] for step in losses)
+    assert not any(name.startswith("task/") for name in metrics(trained)[0])  # no answers before the first step
     assert {name for name in metrics(trained)[24] if name.startswith("eval/")} == set(LOSSES)
 
 
@@ -118,14 +119,19 @@ def test_training_goes_on_from_an_existing_model(folder: Path, trained: Path) ->
     """The first evaluation is that of the model as it was; the answers' scores decide and stop the run."""
     best = min(row["eval/lm_loss"] for step, row in metrics(trained).items() if "eval/lm_loss" in row and step)
     overrides = [f"model={{path: {trained}/export}}", "tokenizer={}", "optimizer.lr=1.0e-12", "train.steps=20"]
-    _, output = start(folder, "second", *overrides, "stopping.patience=1")
+    overrides += ["stopping.patience=1", "evaluation.answers_before_training=true"]
+    _, output = start(folder, "second", *overrides)
     found = metrics(folder / "second")
     assert found[0]["eval/lm_loss"] == pytest.approx(best, rel=1e-5)
+    assert "task/exact" in found[0] and all(
+        f"step {step}  answers 6 validation examples" in output and f"step {step}  task/exact " in output
+        for step in (0, 4, 8)
+    )
     assert "stopped early: 1 evaluations without a better task/exact" in output
     assert max(found) == 8  # the first evaluation is the best so far, the second no better
     assert not (folder / "second" / "checkpoints" / "step_00000020").exists()
-    _, output = start(folder, "second", *overrides, "stopping.patience=1")  # a finished run stays as it is
-    assert max(metrics(folder / "second")) == 8 and "second/export" in output
+    _, output = start(folder, "second", *overrides)  # a finished run stays as it is and answers nothing again
+    assert max(metrics(folder / "second")) == 8 and "second/export" in output and "answers 6" not in output
 
 
 def test_a_larger_vocabulary_keeps_the_old_rows(folder: Path, trained: Path) -> None:

@@ -144,3 +144,19 @@ def shop(tmp_path: Path) -> Path:
 def test_execution(shop: Path, gold: str, answer: str, execution: int) -> None:
     task = make_task("text_to_sql", databases=shop)
     assert task.judge(Example("a:1", "", gold, {"db_id": "shop"}), answer).scores["execution"] == execution
+
+
+@pytest.mark.parametrize(
+    ("gold", "trivial"),
+    [
+        ("SELECT qty FROM s", None),
+        ("SELECT qty FROM s WHERE qty > 2", "gives nothing"),
+        ("SELECT max(qty) FROM s WHERE qty > 2", "gives nothing"),
+        ("SELECT count(*) FROM s WHERE qty > 2", None),
+        ("SELECT x FROM s", None),
+    ],
+)
+def test_golds_that_give_nothing_are_named(shop: Path, gold: str, trivial: str | None) -> None:
+    example = Example("a:1", "", gold, {"db_id": "shop"})
+    assert make_task("text_to_sql", databases=shop).trivial_gold(example) == trivial
+    assert make_task("text_to_sql").trivial_gold(example) is None

@@ -3,6 +3,7 @@
 import gzip
 import json
 import sqlite3
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,27 @@ class TestNlRegex:
         task = make_task("nl_regex", semantic=False)
         [read] = task.examples(path)
         assert dict(task.judge(read, "^a$").scores) == {"exact": 1, "starts_with_gold": 1}
+
+    @pytest.mark.parametrize(
+        ("gold", "trivial"),
+        [
+            ("(a)&(b)", "matches nothing"),
+            ("~(.*)", "matches nothing"),
+            ("(.*)|(a)", "matches every line"),
+            ("(a)&(.)", None),
+            ("", None),
+            ("(.*a.*)|(.*)&(.*b.*)", None),
+        ],
+    )
+    def test_golds_that_say_little_are_named(self, gold: str, trivial: str | None) -> None:
+        assert make_task("nl_regex").trivial_gold(example(gold)) == trivial
+        assert make_task("nl_regex", semantic=False).trivial_gold(example(gold)) is None
+
+    def test_golds_of_the_published_test_set_that_say_little(self, shared: Path) -> None:
+        task = make_task("nl_regex")
+        read = task.examples(shared / "data" / "nlrx_synth" / "test.jsonl")
+        found = Counter(task.trivial_gold(one) for one in read)
+        assert found == {"matches nothing": 312, "matches every line": 86, None: 1602}
 
 
 class TestSqlWords:

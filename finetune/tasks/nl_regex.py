@@ -1,7 +1,7 @@
 """Descriptions to regexes, compared as strings and as languages."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from finetune.tasks.untrusted import Failed, OverLimit
 from pretrain.regular_languages import MAX_STATES, RegexSyntaxError
 from pretrain.regular_languages.syntax import parse
 from pretrain.sources.columns import Problem
+
+_TRIVIAL: Final = {"matches nothing": "~(.*)", "matches every line": ".*"}
 
 
 class NlRegex(Task):
@@ -53,6 +55,18 @@ class NlRegex(Task):
             reason = "exact" if given == gold else "other string"
         scores["starts_with_gold"] = float(given.startswith(gold))
         return Verdict(given == gold, reason, scores)
+
+    def trivial_gold(self, example: Example) -> str | None:
+        """``matches nothing`` or ``matches every line``: any contradiction, or tautology, then has the same meaning."""
+        if not self.semantic:
+            return None
+        for reason, regex in _TRIVIAL.items():
+            try:
+                if confined(self.seconds).differ(example.gold.strip(), regex, self.max_states) is None:
+                    return reason
+            except OverLimit:
+                continue
+        return None
 
     def _meaning(self, gold: str, given: str) -> tuple[float | None, str]:
         if given == gold:

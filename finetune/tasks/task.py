@@ -108,6 +108,13 @@ class Task(BaseModel):
         """
         return None
 
+    def trivial_gold(self, example: Example) -> str | None:
+        """Why the gold answer says little about the question, so that many wrong answers mean the same; None: it does.
+
+        Evaluations report their figures with and without such examples.
+        """
+        return None
+
     def summary(
         self,
         examples: Sequence[Example],

@@ -81,6 +81,17 @@ class TextToSql(Task):
             {"exact": float(exact), "normalised": float(normalised), "execution": execution},
         )
 
+    def trivial_gold(self, example: Example) -> str | None:
+        """``gives nothing``: the result of the gold query has no rows, or only NULL, as has that of many others."""
+        database = self._database(example)
+        if database is None:
+            return None
+        try:
+            rows = confined(self.query_seconds).query(database, example.gold)
+        except (Failed, OverLimit):
+            return None
+        return None if any(cell is not None for row in rows for cell in row) else "gives nothing"
+
     def _execution(self, example: Example, sql: str) -> tuple[float | None, str]:
         database = self._database(example)
         if database is None:
