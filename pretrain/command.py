@@ -27,6 +27,7 @@ import torch
 from pretrain.errors import DiptychError
 from pretrain.preemption import Preempted
 from pretrain.process_guard import guard_process
+from pretrain.tested_versions import check_versions
 
 CRASHED, REQUEUE, HUNG, UNREAD = 70, 85, 86, 141
 
@@ -50,6 +51,9 @@ def _status_of(main: Callable[[Sequence[str]], int]) -> int:
     if accelerator is None or accelerator.type == "mps":  # which knows no float64
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every rank that it found none
     try:
+        notes = check_versions()
+        for note in notes if _is_main() else ():
+            print(f"note: {note}", file=sys.stderr, flush=True)
         status = main(sys.argv[1:])
         sys.stdout.flush()
         return status

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from pretrain.errors import DiptychError, may_pass
 from pretrain.rank_environment import device_index, missing_hostfile, rank_environment, unused_tasks
 from pretrain.rendezvous import connecting, meet
+from pretrain.tested_versions import check_versions
 
 T = TypeVar("T")
 
@@ -90,6 +91,7 @@ class Ranks:
 
 def start_ranks(timeout_minutes: int) -> Ranks:
     """Joins the process group that the launcher's environment describes (none: a group of one process)."""
+    check_versions()
     import deepspeed
     import deepspeed.ops
 

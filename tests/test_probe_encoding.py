@@ -653,7 +653,7 @@ print(json.dumps(found["results"]["local_polarity"]["acc,none"]))
 def test_the_evaluation_harness_runs_an_export(folders: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     own = Path(__file__).parent.parent / ".venv-lm-eval" / "bin" / "python"
     if not own.exists():
-        pytest.skip("no evaluation harness: make lm-eval (it needs another python-dateutil than Diptych's packages)")
+        pytest.skip("no evaluation harness: make lm-eval (an environment of its own)")
     rows = [{"text": text, "label": number % 2} for number, text in enumerate(random_texts(12))]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task.yaml").write_text(
