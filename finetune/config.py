@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from finetune.prompts import Style
 from finetune.tasks import TASKS, Task, make_task, nearest
@@ -23,6 +23,20 @@ class TaskConfig(Section):
     name: str = Field("nl_regex", description=f"The task: {', '.join(TASKS)} (finetune/tasks/).")
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the task, such as separator.")
     style: Style = Field("plain", description="plain: text, separator, answer. chat: the tokenizer's chat template.")
+
+    @field_validator("settings")
+    @classmethod
+    def _with_words(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Lets the reader of configs know where the task takes text, so that it gives words as they were written."""
+        if kind := TASKS.get(info.data.get("name", "")):
+            try:
+                kind.model_validate(settings | {"task": info.data["name"]})
+            except ValidationError as error:
+                if any(
+                    item["type"] == "string_type" and isinstance(item["input"], int | float) for item in error.errors()
+                ):
+                    raise
+        return settings
 
     @model_validator(mode="after")
     def _known(self) -> "TaskConfig":

@@ -37,6 +37,7 @@ from finetune.prompts import Frame, make_frame
 from finetune.recipe import read_recipe
 from finetune.report import report, table
 from finetune.tasks import TASKS, Example, Task, make_task
+from pretrain import yaml_file
 from pretrain.command import exit_rank, run_command
 from pretrain.distributed import Ranks, start_ranks
 from pretrain.errors import DiptychError
@@ -328,7 +329,7 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     for setting in settings:
         key, _, value = setting.removeprefix("task.").partition("=")
         try:
-            arguments.settings[key] = yaml.safe_load(value)
+            arguments.settings[key] = yaml_file.parse(value)
         except yaml.YAMLError:
             raise DiptychError(f"task.{key}: {value!r} is no valid YAML value") from None
     _follow_recipe(arguments)

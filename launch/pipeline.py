@@ -15,22 +15,21 @@ config names.
 """
 
 import difflib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, StrictBool, ValidationError
 
 from finetune.config import FinetuneConfig
+from pretrain import yaml_file
 from pretrain.config import Config, Section
 from pretrain.config_file import load_config
 from pretrain.errors import DiptychError
 
-Options = dict[str, str | int | float | bool]
+Options = dict[str, str | StrictBool]
 TRAINING: Mapping[str, type[Config]] = {"pretrain": Config, "finetune": FinetuneConfig}
 
 
@@ -121,16 +120,9 @@ def read_pipeline(path: Path) -> Pipeline:
     Raises:
         DiptychError: Lists every problem with its key.
     """
+    tree = yaml_file.read_mapping(path, "folder and stages")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DiptychError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise DiptychError(f"{path}: invalid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise DiptychError(f"{path}: expected a mapping with folder and stages")
-    try:
-        pipeline = Pipeline.model_validate(tree)
+        pipeline = yaml_file.validate(Pipeline, tree, as_written=True)  # set and settings become overrides
     except ValidationError as error:
         problems = [_describe(item["type"], item["loc"], item["msg"]) for item in error.errors()]
         raise DiptychError("\n  ".join([f"{path}: no sound pipeline", *problems])) from None
@@ -163,7 +155,7 @@ def plan_runs(pipeline: Pipeline) -> dict[str, list[PlannedRun]]:
                     if stage == "finetune" and pipeline.pretrain is not None:
                         model = pipeline.folder / "pretrain" / name / "export"
                         keys = own | keys | {"model.path": str(stand_in)}
-                    overrides = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
+                    overrides = [f"{key}={yaml_file.dump_line(value)}" for key, value in keys.items()]
                     try:
                         config = load_config(given.config, overrides, TRAINING[stage])
                     except DiptychError as error:
@@ -180,9 +172,9 @@ def _of_stage(changes: Mapping[str, Any], stage: str) -> dict[str, Any]:
 def _without_architecture(path: Path) -> dict[str, Any]:
     """Takes the architecture out of a config that would train from scratch; a mistake in it is for its reader."""
     try:
-        model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
+        model = yaml_file.read_mapping(path, "sections")["model"]
         return {"model": {key: value for key, value in model.items() if key not in ("type", "fields")}}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (DiptychError, KeyError, AttributeError):
         return {}
 
 
@@ -191,7 +183,7 @@ def _text(config: Config, model: Path | None) -> str:
     tree = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if model is not None:
         tree["model"]["path"] = tree["tokenizer"]["path"] = str(model)
-    return yaml.safe_dump(tree, sort_keys=False, width=100)
+    return yaml_file.dump(tree)
 
 
 def _stand_in(folder: Path) -> Path:

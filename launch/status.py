@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from launch.slurm_queue import SUBMITTED, QueuedJob, queued_jobs
 from pretrain.errors import DiptychError
 from pretrain.run_lock import FROZEN, LOCK_FILE
+from pretrain.yaml_file import read_mapping
 
 _TAIL_BYTES = 200_000
 """Of metrics.jsonl: the last lines are enough."""
@@ -142,7 +141,7 @@ def _steps(folder: Path, trained: Mapping[str, Any]) -> int | None:
     """How long the run is: as its config says, or as the epochs that its steps took so far promise."""
     for path in (folder / "config.yaml", folder / FROZEN / "config.yaml"):
         if path.is_file():
-            train = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("train") or {}
+            train = read_mapping(path, "sections").get("train") or {}
             if train.get("steps"):
                 return int(train["steps"])
             if trained.get("train/epoch"):

@@ -153,8 +153,8 @@ def _script(pipeline: Pipeline, stage: str, options: Options, body: Sequence[str
     return "\n".join(lines) + "\n"
 
 
-def _directive(name: str, value: str | int | float | bool) -> str:
-    return f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={shlex.quote(str(value))}"
+def _directive(name: str, value: str | bool) -> str:
+    return f"#SBATCH --{name}" if isinstance(value, bool) else f"#SBATCH --{name}={shlex.quote(value)}"
 
 
 def _script_path(pipeline: Pipeline, job: Job) -> Path:

@@ -225,9 +225,11 @@ class OptimizerConfig(Section):
     schedule: Literal["cosine", "wsd"] = Field(
         "cosine", description="After the warm-up: cosine to the end, or stable and a linear decay at the end (WSD)."
     )
-    warmup_steps: int = Field(20, ge=0, description="Steps of linear warm-up from 0.")
-    decay_fraction: float = Field(0.2, gt=0, le=1, description="wsd: share of all steps in the final decay.")
-    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="Learning rate at the end over its peak.")
+    warmup_steps: int = Field(20, ge=0, description="Steps of linear warm-up from 0; the last of them has the peak.")
+    decay_fraction: float = Field(
+        0.2, gt=0, le=1, description="wsd: share of all steps in the final decay, at most what follows the warm-up."
+    )
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="Learning rate of the last step over its peak.")
 
 
 class DeepSpeedConfig(Section):

@@ -1,8 +1,7 @@
 """From YAML and ``key=value`` overrides to a checked :class:`~pretrain.config.Config`, and back."""
 
 import difflib
-import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args, overload
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from pretrain import yaml_file
 from pretrain.config import Config
 from pretrain.deepspeed_config import extra_problems
 from pretrain.errors import DiptychError
@@ -19,34 +19,6 @@ from pretrain.model import model_problems
 from pretrain.objectives import OBJECTIVES
 
 C = TypeVar("C", bound=Config)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice (PyYAML keeps the last one silently)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is no plain word", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what the loader would read as a number."""
-
-
-for _side in (_UniqueKeyLoader, _Dumper):
-    # YAML 1.1 takes 1e-3 for a word, because it has no dot.
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-    )
 
 
 @overload
@@ -68,16 +40,16 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), kind: Any = Co
     Raises:
         DiptychError: Lists every problem with its path and, for an unknown key, the nearest known one.
     """
-    tree = _read_yaml(path or Path(__file__).with_name("demo.yaml"))
+    tree = yaml_file.read_mapping(path or Path(__file__).with_name("demo.yaml"), "sections")
     problems = [problem for override in overrides if (problem := _apply(tree, override))]
     try:
-        config = kind.model_validate(tree)
+        config = yaml_file.validate(kind, tree)
     except ValidationError as error:
         problems += [_describe(item, kind) for item in error.errors()]
         # Rules between the sections that are sound; one that names a broken section would speak of its default.
         broken = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
         with suppress(ValidationError):  # a section that must be given is broken
-            sound = kind.model_validate({name: section for name, section in tree.items() if name not in broken})
+            sound = yaml_file.validate(kind, {name: section for name, section in tree.items() if name not in broken})
             problems += [
                 problem for problem in _contradictions(sound) if not any(f"{section}." in problem for section in broken)
             ]
@@ -101,7 +73,7 @@ def dump_config(config: Config) -> str:
     tree = config.model_dump(mode="json", by_alias=True)
     if config.model.path is not None:  # the model there has its own, and a config that names both is refused
         del tree["model"]["type"], tree["model"]["fields"]
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100)
+    return yaml_file.dump(tree)
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -122,7 +94,7 @@ def settings_help(kind: type[Config] = Config) -> str:
     """Every setting of a stage with its default and meaning, one line each."""
     lines = []
     for key, default, field in _leaves(kind()):
-        shown = yaml.safe_dump(default, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+        shown = yaml_file.dump_line(default)
         lines.append(f"  {key} = {shown}\n      {field.description}")
     for name, model in _source_types().items():
         lines.append(f"\nSettings of a source with type: {name}\n")
@@ -152,36 +124,14 @@ def _is_free(field: FieldInfo) -> bool:
     return isinstance(extra, dict) and bool(extra.get("free_on_resume"))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DiptychError(f"config {path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise DiptychError(f"{path}:{number}: not valid UTF-8; convert the file to UTF-8") from None
-    try:
-        tree = yaml.load(text, _UniqueKeyLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise DiptychError(f"{path}:{line}: invalid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a control character; a date that is none
-        raise DiptychError(f"{path}: invalid YAML: {' '.join(str(error).split())}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise DiptychError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
-    return tree
-
-
 def _apply(tree: dict[str, Any], override: str) -> str | None:
     """Sets one ``key=value`` in the tree; returns what is wrong with it."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         return f"{override!r}: expected key=value, e.g. train.steps=100"
     try:
-        value = yaml.load(text, _UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError):
+        value = yaml_file.parse(text)
+    except yaml.YAMLError:
         return f"{key}: {text!r} is no valid YAML value"
     *parents, last = key.split(".")
     node: Any = tree

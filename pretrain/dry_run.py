@@ -21,6 +21,7 @@ from pretrain.errors import DiptychError
 from pretrain.footprint.load import Load, measure_sizes, zero_settings
 from pretrain.footprint.states import model_states, moments
 from pretrain.footprint.trace import Request
+from pretrain.learning_rate import warmup_notes
 from pretrain.lora import special_rows
 from pretrain.model import ParameterCounts, choose_attention, count_parameters, training_flops
 from pretrain.objectives.mixed import MixedObjective, make_branches
@@ -99,6 +100,8 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
         f"{rows * config.packing.row_length:,} positions"
     )
     say(f"steps                 {num_steps:,} ({about}{epochs:.2f} epochs)")
+    for line in warmup_notes(config, num_steps):
+        say(line)
     if flops is not None:
         say(f"FLOPs                 {flops:.2e} a step, {flops * num_steps:.2e} in all")
     say(

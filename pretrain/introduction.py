@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pretrain.learning_rate import warmup_notes
 from pretrain.plan import mixture_lines
 from pretrain.tokenizer import load
 
@@ -33,6 +34,7 @@ def introduction(run: "Run") -> Iterator[str]:
         f"{str(run.built.dtype).removeprefix('torch.')}, accumulation {schedule.accumulation}; "
         f"run folder {config.run.folder}" + (f"; resumed from {run.checkpoint}" if run.checkpoint else "")
     )
+    yield from warmup_notes(config, run.num_steps)
     if schedule.empty_share:
         yield (
             f"note: {schedule.empty_share:.0%} of computed rows are empty, because train.rows_per_step "

@@ -12,6 +12,7 @@ from finetune.tasks.sentiment import Sentiment
 from finetune.tasks.task import Example, Task, Verdict, nearest
 from finetune.tasks.text_to_sql import TextToSql
 from pretrain.errors import DiptychError
+from pretrain.yaml_file import validate
 
 TASKS: Final[dict[str, type[Task]]] = {
     "nl_regex": NlRegex,
@@ -37,7 +38,7 @@ def make_task(name: str, /, **settings: Any) -> Task:
     if "task" in settings:
         raise DiptychError(f"task.task: {name} has no such setting; known: {', '.join(known)}")
     try:
-        return TASKS[name](task=name, **settings)
+        return validate(TASKS[name], {"task": name, **settings})
     except ValidationError as error:
         problem = error.errors()[0]
     key = ".".join(["task", *(str(part) for part in problem["loc"])])

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from pretrain.errors import DiptychError
 from pretrain.sources.record import BadRow, Record, Source
+from pretrain.yaml_file import number
 
 PathText = Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, PurePath) else path)]
 """A path, glob or URL as text."""
@@ -41,7 +42,7 @@ class RowSource(Source):
 
     def kept(self, row: Mapping[str, Any]) -> bool:
         """Whether the row is wanted."""
-        return all(look_up(row, field) == value for field, value in self.keep.items())
+        return all(same_word(look_up(row, field), value) for field, value in self.keep.items())
 
     def named(self, row: Mapping[str, Any], views: dict[str, tuple[str, ...]], file: str, line: int) -> Record:
         """The record of a row with the id, the group and the label that the row says.
@@ -114,6 +115,20 @@ class FileColumnSource(ColumnSource):
     """A source of files of rows."""
 
     path: Paths = Field(description="The files: path, glob or URL (s3://, https://, ...), or several of them.")
+
+
+def same_word(value: object, wanted: object) -> bool:
+    """Whether a field has a wanted value: equal, or a text and a number that is written so.
+
+    1 is "1" and 1.10 is "1.10", but not "1.1"; true is "True".
+    """
+    if isinstance(value, str) and isinstance(wanted, bool):
+        return value.lower() == str(wanted).lower()
+    if isinstance(value, str) and isinstance(wanted, int | float):
+        return value == str(wanted)
+    if isinstance(value, int | float) and isinstance(wanted, str):
+        return not isinstance(value, bool) and value == number(wanted)
+    return value == wanted
 
 
 def look_up(row: Mapping[str, Any], name: str) -> Any:

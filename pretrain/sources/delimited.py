@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pretrain.errors import DiptychError
-from pretrain.sources.columns import FileColumnSource
+from pretrain.sources.columns import FileColumnSource, same_word
 from pretrain.sources.files import Files
 from pretrain.sources.lines import TextSource
 from pretrain.sources.record import BadRow, Part, Record
@@ -60,8 +60,8 @@ class DelimitedSource(TextSource, FileColumnSource):
                 yield record
 
     def kept(self, row: Mapping[str, Any]) -> bool:
-        """Whether the cells say what ``keep`` wants; 1 and "1", true and "True" are the same."""
-        return all(row[field] == _cell(value, row[field]) for field, value in self.keep.items())
+        """Whether the cells say what ``keep`` wants; an empty cell is null."""
+        return all(same_word(row[field] or None, None if value == "" else value) for field, value in self.keep.items())
 
     def _checked(self, names: Sequence[str], file: str) -> list[str]:
         twice = {name for name in names if names.count(name) > 1}
@@ -115,10 +115,3 @@ def _unreadable(text: str) -> str | None:
     except UnicodeEncodeError as error:
         return f"byte 0x{ord(text[error.start]) & 0xFF:02x} is not valid in the file's encoding"
     return None
-
-
-def _cell(value: object, cell: str) -> str:
-    """How a cell says a value."""
-    if isinstance(value, bool):
-        return cell if cell.lower() == str(value).lower() else f"not {cell}"
-    return "" if value is None else str(value)
