@@ -327,6 +327,16 @@ def test_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert problem(table).startswith(f"{table}: is no complete Parquet file")
 
 
+def test_columns_and_keys_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    table = pa.table([pa.array(["a"]), pa.array([0]), pa.array([1])], names=["text", "label", "label"])
+    pq.write_table(table, tmp_path / "train.parquet")
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 0, "label": 1}\n')
+    (tmp_path / "train.csv").write_text("text,label,label\na,0,1\n")
+    for ending in ("parquet", "jsonl", "csv"):
+        with pytest.raises(DiptychError, match=f"train.{ending}.*'label' is there twice; rename one"):
+            load_set(str(tmp_path / f"train.{ending}"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -618,7 +618,8 @@ def test_a_downloaded_data_set_is_read_from_the_cache(hub_folder: Path, monkeypa
 
 def test_rows_of_the_cache_are_counted_across_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [write_table(tmp_path / f"{number}.arrow", "stream", table(30), rows=7) for number in range(3)]
-    cached = SimpleNamespace(cache_files=[{"filename": path} for path in paths])
+    info = SimpleNamespace(builder_name="parquet")
+    cached = SimpleNamespace(cache_files=[{"filename": path} for path in paths], info=info)
     monkeypatch.setattr(hub_module, "_load", lambda *args, **options: cached)
     monkeypatch.setattr(hub_module.HubSource, "_probe", lambda self: None)
     for size in (1, 1 << 20):
@@ -653,3 +654,58 @@ def test_a_source_does_not_hash_again_what_it_knows(tmp_path: Path, monkeypatch:
     parts = source("jsonl", path=path).parts(Files(tmp_path / "cache.json"))
     monkeypatch.setattr(files_module, "_cut", None)
     assert source("jsonl", path=path).parts(Files(tmp_path / "cache.json")) == parts
+
+
+# ----------------------------------------------------------------------------------------------- what is there twice
+
+
+def table_with_code_twice() -> pa.Table:
+    return pa.table([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["text", "code", "code"])
+
+
+def nested_twice() -> pa.Table:
+    inner = pa.StructArray.from_arrays([pa.array(["b"]), pa.array(["c"])], names=["x", "x"])
+    return pa.table({"text": ["a"], "code": inner})
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "tsv", "hub parquet", "hub csv", "hub jsonl"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, kind: str) -> None:
+    ending = kind.split()[-1]
+    path, column = tmp_path / f"train.{ending}", "code"
+    for table in (table_with_code_twice(), nested_twice()):
+        if ending == "parquet":
+            pq.write_table(table, path)
+        elif ending == "arrow":
+            with pa.ipc.new_file(path, table.schema) as writer:
+                writer.write_table(table)
+        elif ending == "jsonl":
+            path.write_text('{"text": "a", "code": "b", "code": "c"}\n')
+        else:
+            path.write_text("text,code,code\na,b,c\n".replace(",", "," if ending == "csv" else "\t"))
+        options = {"dataset": str(tmp_path)} if kind.startswith("hub") else {"path": str(path)}
+        with pytest.raises(DiptychError, match=r"train.*column.* is there twice.*; rename one") as caught:
+            read(source(kind.split()[0], **options))
+        assert column in str(caught.value)
+        if ending not in ("parquet", "arrow"):
+            return
+        column = "x"
+
+
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        ('{"text": "a", "code": "b", "code": "c"}', "code"),
+        ('{"text": "a", "code": "b", "other": {"x": [{"y": 1, "y": 1}]}}', "y"),
+        ('{"messages": [{"role": "user", "role": "assistant", "content": "a"}]}', "role"),
+        ('{"text": "a", "messages": [], "text": "a"}', "text"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "messages"])
+def test_a_key_that_is_there_twice_is_a_bad_row(tmp_path: Path, kind: str, row: str, key: str) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [row])
+    assert problems(read(source(kind, path=path))) == [f"1: key {key!r} is there twice; rename one"]
+
+
+def test_the_shared_table_with_a_column_twice_is_refused(shared: Path) -> None:
+    with pytest.raises(DiptychError, match="column 'code' is there twice"):
+        read(source("parquet", path=str(shared / "cases" / "duplicate_columns.parquet")))

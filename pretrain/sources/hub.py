@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -104,7 +104,21 @@ class HubSource(ColumnSource):
             if stream.column_names is not None:  # else images and sounds would be decoded too
                 stream = stream.select_columns(self.needed(stream.column_names, self._place))
             shard = stream.shard(num_shards=stream.num_shards, index=part.start)
-            yield from table_records(self, shard.with_format("arrow").iter(1024), part.file, part.first_line)
+            tables = shard.with_format("arrow").iter(1024)
+            if stream.info.builder_name == "csv":
+                tables = self._once(tables)
+            yield from table_records(self, tables, part.file, part.first_line)
+
+    def _once(self, tables: Iterable[Any]) -> Iterator[Any]:
+        for table in tables:
+            self._refuse_twice(table.column_names)
+            yield table
+
+    def _refuse_twice(self, columns: Sequence[str]) -> None:
+        """Refuses a column of CSV that is there twice: pandas calls the second one ``NAME.1``."""
+        for name in self.needed(columns, self._place):
+            if f"{name}.1" in columns:
+                raise DiptychError(f"{self._place}: column {name!r} is there twice; rename one")
 
     @property
     def _place(self) -> str:
@@ -138,6 +152,8 @@ class HubSource(ColumnSource):
         for number, path in enumerate(paths):
             with open_table(path, "arrow") as table:
                 self.needed(table.names, self._place)
+                if data.info.builder_name == "csv":
+                    self._refuse_twice(table.names)
                 sizes = list(table.sizes())
             for part in cut(path, self._digest(f"{self.dataset} {self.revision}", len(paths), number), sizes):
                 first = line + part.first_line - 1
@@ -231,6 +247,9 @@ def _contents(folder: str, files: Files) -> tuple[int, str, tuple[tuple[str, int
     for name in sorted(glob.glob("**", root_dir=folder, recursive=True)):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
+            if name.endswith(".parquet"):
+                with open_table(path, "parquet"):
+                    pass  # has no column twice
             part = files.whole(path)
             size += part.size
             watched += part.watched

@@ -30,6 +30,21 @@ class JsonlSource(TextSource, FileColumnSource):
                     yield record
 
 
+class _KeyTwice(Exception):
+    """An object has a key twice, at any depth; JSON readers take the last one silently."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _KeyTwice(next(key for key in keys if keys.count(key) > 1))
+    return value
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode
+
+
 def objects(source: TextSource, part: Part) -> Iterator[tuple[int, dict[str, Any]] | BadRow]:
     """Yields the number and the object of every line that is not blank."""
     for line in source.lines(part):
@@ -40,7 +55,9 @@ def objects(source: TextSource, part: Part) -> Iterator[tuple[int, dict[str, Any
         if not text or text.isspace():
             continue
         try:
-            value = json.loads(text)
+            value = _decode(text)
+        except _KeyTwice as error:
+            reason = f"key {str(error)[:40]!r} is there twice; rename one"
         except json.JSONDecodeError as error:
             reason = f"invalid JSON at column {error.colno}: {error.msg}; one object a line is expected"
         except (ValueError, RecursionError) as error:

@@ -21,6 +21,7 @@ Kind = Literal["parquet", "arrow"]
 
 _PART_BYTES = 64 << 20
 _BATCH_ROWS = 1024
+_TWICE = ("Multiple matches for FieldRef", "was specified twice")
 
 
 class TableSource(FileColumnSource):
@@ -32,7 +33,7 @@ class TableSource(FileColumnSource):
         """Row groups or record batches that together have about 64 MiB.
 
         Raises:
-            DiptychError: A file is damaged, of another format, or lacks a column.
+            DiptychError: A file is damaged, of another format, or lacks a column or has one twice.
         """
         parts: list[Part] = []
         for path in files.match(self.path):
@@ -55,7 +56,8 @@ class ParquetTable:
 
     def __init__(self, source: Any) -> None:
         self._file = pq.ParquetFile(source)
-        self.names: list[str] = self._file.schema_arrow.names
+        self.schema = self._file.schema_arrow
+        self.names: list[str] = self.schema.names
 
     def sizes(self) -> Iterator[tuple[int, int]]:
         """Bytes and rows of every piece."""
@@ -76,7 +78,8 @@ class ArrowTable:
         self._is_file = source.read(6) == b"ARROW1"
         source.seek(0)
         self._reader: Any = (pa.ipc.open_file if self._is_file else pa.ipc.open_stream)(source)
-        self.names: list[str] = self._reader.schema.names
+        self.schema = self._reader.schema
+        self.names: list[str] = self.schema.names
 
     def sizes(self) -> Iterator[tuple[int, int]]:
         """Bytes and rows of every piece; reads an IPC stream to its end."""
@@ -102,7 +105,7 @@ def open_table(path: str, kind: Kind) -> Iterator[ParquetTable | ArrowTable]:
     """Opens a Parquet or Arrow file; nothing of it is read that is not asked for.
 
     Raises:
-        DiptychError: It cannot be opened, or the file is damaged, cut short or of another format.
+        DiptychError: It cannot be opened, or the file is damaged, cut short, of another format, or has a column twice.
     """
     local = local_path(path)
     with reading(path):
@@ -110,7 +113,9 @@ def open_table(path: str, kind: Kind) -> Iterator[ParquetTable | ArrowTable]:
             open(local, "rb").close()  # says why, where it cannot be read; Arrow's messages are long
     try:
         with pa.memory_map(local) if local is not None else open_bytes(path) as source:
-            yield (ParquetTable if kind == "parquet" else ArrowTable)(source)
+            table = (ParquetTable if kind == "parquet" else ArrowTable)(source)
+            _refuse_twice(table.schema, path)
+            yield table
     except (pa.ArrowException, OSError) as error:
         raise DiptychError(
             f"{path}: is no complete {kind.capitalize()} file ({_one_line(error)}); copy it again or correct the type"
@@ -152,9 +157,22 @@ def table_records(
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno):  # disk or network, not the file
             raise DiptychError(f"{file}: cannot be read ({_one_line(error)}); try again") from error
+        if any(words in str(error) for words in _TWICE):  # of a data set, whose files only its library opens
+            raise DiptychError(f"{file}: a column is there twice ({_one_line(error)}); rename one") from error
         yield RestLost(
             file, line, f"the file is damaged ({_one_line(error)}), and rows from here on are lost; copy it again"
         )
+
+
+def _refuse_twice(fields: Iterable[pa.Field], path: str) -> None:
+    """Refuses a column or field that is there twice, at any depth; readers take the first or the last silently."""
+    fields = list(fields)
+    names = [field.name for field in fields]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DiptychError(f"{path}: column {twice[:40]!r} is there twice; rename one")
+    for field in fields:
+        _refuse_twice([field.type.field(index) for index in range(field.type.num_fields)], path)
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:
