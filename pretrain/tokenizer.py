@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import tokenizers
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -156,7 +157,7 @@ def load(path: str | Path, config: TokenizerConfig) -> Tokenizer:
     extra += [name for name in predictor_names(config.predictor_tokens) if name not in map(str, extra)]
     try:
         hf = PreTrainedTokenizerFast(
-            tokenizer_object=backend,
+            tokenizer_object=_deterministic(backend),
             **special,
             extra_special_tokens=extra,
             clean_up_tokenization_spaces=False,
@@ -241,6 +242,17 @@ def finish(hf: PreTrainedTokenizerFast, predictor_tokens: int, model: bytes | No
         model=model,
         encoder=encoder,
     )
+
+
+def _deterministic(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The tokenizer as it encodes whole texts, alike at every call: without BPE dropout, truncation and padding."""
+    spec = json.loads(backend.to_str())
+    if not (spec["truncation"] or spec["padding"] or spec["model"].get("dropout")):
+        return backend
+    spec["truncation"] = spec["padding"] = None
+    if "dropout" in spec["model"]:
+        spec["model"]["dropout"] = None
+    return tokenizers.Tokenizer.from_str(json.dumps(spec))
 
 
 def _fingerprint(hf: PreTrainedTokenizerFast, special: Sequence[int]) -> str:

@@ -448,7 +448,8 @@ def test_a_hub_that_can_be_reached_is_read_at_one_commit(monkeypatch: pytest.Mon
         loaded.append((dataset, config, split, revision))
         if split not in paths:
             raise ValueError(f'Unknown split "{split}".')
-        return SimpleNamespace(cache_files=[{"filename": str(paths[split])}])
+        info = SimpleNamespace(builder_name="parquet")
+        return SimpleNamespace(cache_files=[{"filename": str(paths[split])}], info=info)
 
     monkeypatch.setattr(hub_module, "_load", load)
     monkeypatch.setattr(hub_module.HubSource, "_probe", lambda self: None)

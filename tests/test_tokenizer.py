@@ -436,6 +436,34 @@ def test_existing_tokenizer_without_any_special_token(tmp_path: Path) -> None:
     assert len({tokenizer.bos, tokenizer.eos, tokenizer.pad, *tokenizer.predictors}) == 4
 
 
+def test_what_only_training_a_tokenizer_needs_is_stripped(tmp_path: Path) -> None:
+    """BPE dropout, truncation and padding: what is saved encodes whole texts, alike at every call."""
+    opened = load(byte_level(tmp_path / "plain"), config())
+    text = "running quickly, the house runs quickly " * 3
+    (expected,) = opened.encode_batch([text])
+    backend = tokenizers.Tokenizer.from_file(str(byte_level(tmp_path / "odd") / "tokenizer.json"))
+    backend.enable_truncation(5)
+    backend.enable_padding(length=200)
+    spec = json.loads(backend.to_str())
+    spec["model"]["dropout"] = 0.5
+    (tmp_path / "odd" / "tokenizer.json").write_text(json.dumps(spec))
+    tokenizer = load(tmp_path / "odd", config())
+    tokenizer.save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "tokenizer.json").read_text())
+    assert saved["truncation"] is saved["padding"] is saved["model"]["dropout"] is None
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    for _ in range(5):
+        assert tokenizer.encode_batch([text]) == [expected]
+        assert tokenizer.hf(text)["input_ids"] == again(text)["input_ids"] == [tokenizer.bos, *expected]
+    assert tokenizer.fingerprint == opened.fingerprint == load(tmp_path / "saved", config()).fingerprint
+
+
+def test_the_shared_tokenizer_with_dropout_encodes_alike_at_every_call(shared: Path, tmp_path: Path) -> None:
+    load(shared / "cases" / "tokenizer_with_dropout", config()).save(tmp_path)
+    saved = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert len({tuple(saved("a sentence of some words")["input_ids"]) for _ in range(20)}) == 1
+
+
 def test_pad_that_is_taken_gets_another_name(tmp_path: Path) -> None:
     tokenizer = load(byte_level(tmp_path, special="<pad>"), config())
     assert tokenizer.hf.eos_token == "<pad>"
