@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         ("file", pa.int32()),  # number in the source's list of files
         ("line", pa.int64()),
         ("label", pa.int32()),
+        ("group", pa.uint64()),  # key of the record's group, if it has one
     ]
 )
 
@@ -169,6 +170,12 @@ class Split:
         """Class for probing, if the source knows one."""
         block, inside = self._locate(record)
         value: int | None = block.batch.column("label")[inside].as_py()
+        return value
+
+    def group(self, record: int) -> int | None:
+        """Key of the group that the record belongs to, if the source names one."""
+        block, inside = self._locate(record)
+        value: int | None = block.batch.column("group")[inside].as_py()
         return value
 
     def _locate(self, record: int) -> tuple["_Block", int]:

@@ -28,6 +28,11 @@ def introduction(run: "Run") -> Iterator[str]:
     counts = run.corpus.manifest["splits"]["train"]
     if cut := counts["first_truncated"] + counts["second_truncated"]:
         yield f"note: {cut:,} views are longer than their most tokens and were cut"
+    if run.prober and run.prober.copies.num_repeated:
+        yield (
+            f"note: {run.prober.copies.num_repeated:,} of {len(run.prober.labels):,} probed first views are copies of "
+            "others; copies of a text are in one fold of cross-validation"
+        )
     yield from mixture_lines(config, run.corpus, run.num_steps * config.train.rows_per_step / run.rows_per_epoch)
     yield (
         f"{run.ranks.world_size} rank(s) on {run.ranks.device.type}, ZeRO-{config.deepspeed.zero_stage}, "

@@ -23,6 +23,7 @@ from pretrain.config_file import load_config
 from pretrain.corpus import Corpus, Split, read_corpus
 from pretrain.errors import DiptychError
 from pretrain.preparation import reading
+from pretrain.preparation.duplicates import text_key
 from pretrain.prepare import _Preparation, longest_view, main, prepare
 from pretrain.tokenizer import load
 
@@ -195,11 +196,16 @@ def test_records_of_a_group_stay_on_one_side(tmp_path: Path) -> None:
     source = tmp_path / "pairs.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = config_for(tmp_path / "data", source, "data.sources.0.group=gid")
-    found = texts(read_corpus(prepare(config, quiet=True)))
+    corpus = read_corpus(prepare(config, quiet=True))
+    found = texts(corpus)
     group = {(row["text"], row["code"]): row["gid"] for row in rows}
     held, trained = ({group[pair] for pair in found[split]} for split in ("heldout", "train"))
     assert held and trained and held.isdisjoint(trained)
     assert len(found["heldout"]) == 6 * len(held)
+    for split in (corpus.heldout, corpus.train):  # which the probe asks for
+        assert [split.group(record) for record in range(len(split))] == [
+            text_key(str(rows[int(split.place(record).rpartition(":")[2]) - 1]["gid"])) for record in range(len(split))
+        ]
 
 
 def test_held_out_sources_are_taken_whole(tmp_path: Path, source: Path) -> None:

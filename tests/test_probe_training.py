@@ -88,17 +88,20 @@ class LabelledSplit(MadeSplit):
     def label(self, record: int) -> int:
         return record % self.classes
 
+    def group(self, record: int) -> None:
+        return None
 
-def prober(split: LabelledSplit, **layout: Any) -> Prober:
+
+def prober(split: MadeSplit, records: int = 40, **layout: Any) -> Prober:
     config: Any = SimpleNamespace(
-        probe=SimpleNamespace(max_records=40),
+        probe=SimpleNamespace(max_records=records),
         packing=SimpleNamespace(row_length=96),
         train=SimpleNamespace(micro_batch_rows=2),
         objective=ObjectiveConfig(),
     )
     corpus: Any = SimpleNamespace(heldout=split)
     branches = Branches(eos=EOS, bos=BOS, predictors=PREDICTORS[:1], **layout)
-    return Prober(config, corpus, SimpleNamespace(pad=PAD), branches, Ranks(0, 1, torch.device("cpu")))  # type: ignore[arg-type]
+    return Prober(config, corpus, SimpleNamespace(pad=PAD, decode=str), branches, Ranks(0, 1, torch.device("cpu")))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("layout", ["conditional", "independent"])

@@ -14,6 +14,7 @@ import pyarrow.ipc
 
 from pretrain.corpus import BLOCK, SCHEMA
 from pretrain.errors import DiptychError
+from pretrain.preparation.duplicates import text_key
 from pretrain.preparation.judging import Judged
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 from pretrain.preparation.shards import ShardWriter, describe_shard
@@ -135,7 +136,7 @@ def _write(task: _Task, scratch: Path) -> None:
 
 def _kept_batches(task: _Task) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.intp]]]:
     """Record batches and the rows of each that belong to the shard."""
-    columns = [*(f"view {name}" for name in dict.fromkeys(task.encoding.views)), "file", "line", "label"]
+    columns = [*(f"view {name}" for name in dict.fromkeys(task.encoding.views)), "file", "line", "label", "group"]
     for part, first, skip, take in task.parts:
         rows = np.flatnonzero(task.judged.kept(task.split, first, first + part.records))[skip : skip + take]
         ends = np.cumsum(part.batches)
@@ -187,6 +188,7 @@ class _Encoder:
             file=[self.files[place] for place in places],
             line=lines,
             label=columns["label"].to_pylist(),
+            group=[None if group is None else text_key(group) for group in columns["group"].to_pylist()],
         )
 
 

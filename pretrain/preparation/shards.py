@@ -48,7 +48,7 @@ class Block:
             complete: Whether each wording is whole.
             num_bytes: Bytes of each wording.
             wordings: Number of wordings of each record.
-            columns: ``first_wordings``, ``file``, ``line``, ``label``: one value per record.
+            columns: ``first_wordings``, ``file``, ``line``, ``label``, ``group``: one value per record.
         """
         lengths = list(map(len, ids))
         self._lengths += lengths

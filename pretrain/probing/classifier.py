@@ -56,6 +56,7 @@ def fit_probe(
     strengths: Sequence[float] = STRENGTHS,
     strength: float | None = None,
     folds: int = FOLDS,
+    clusters: Labels | None = None,
     place: str = "probe",
 ) -> ProbeOutcome:
     """Trains multinomial logistic regression on one representation and applies it to the test examples.
@@ -73,7 +74,9 @@ def fit_probe(
         seed: Of the folds.
         strengths: Inverse regularisations C to choose from.
         strength: C to take without cross-validation.
-        folds: Of cross-validation; fewer where a class has fewer training examples.
+        folds: Of cross-validation; fewer where there are fewer clusters.
+        clusters: Training rows with one number, such as copies of a text, are in one fold [num_train]; None: each is
+            on its own.
         place: What the data are, for error messages.
 
     Raises:
@@ -98,7 +101,7 @@ def fit_probe(
         accuracy, settled = None, True
         if strength is None:
             strength, accuracy, settled = choose_strength(
-                train_x, train_y, seed=seed, strengths=strengths, folds=folds, place=place
+                train_x, train_y, seed=seed, strengths=strengths, folds=folds, clusters=clusters, place=place
             )
         (train_x, test_x), model = _standardised(train_x, test_x), _classifier()
         settled &= _fit(model.set_params(C=strength), train_x, train_y)
@@ -116,7 +119,14 @@ def fit_probe(
 
 
 def choose_strength(
-    x: Features, y: Labels, *, seed: int, strengths: Sequence[float], folds: int, place: str = "probe"
+    x: Features,
+    y: Labels,
+    *,
+    seed: int,
+    strengths: Sequence[float],
+    folds: int,
+    clusters: Labels | None = None,
+    place: str = "probe",
 ) -> tuple[float, float, bool]:
     """The strength of least log loss in stratified cross-validation; among equals the strongest regularisation.
 
@@ -124,18 +134,32 @@ def choose_strength(
     which the fit minimises the training value, has one clear minimum. From strong to weak regularisation, the search
     ends where the loss of all folds together rises. It holds a standardised copy of the features per fold.
 
+    Args:
+        x: Features [rows, width].
+        y: Labels [rows].
+        seed: Of the folds.
+        strengths: Inverse regularisations C to choose from.
+        folds: Their number; fewer where there are fewer clusters.
+        clusters: Rows with one number, such as copies of a text, are in one fold [rows]; None: each is on its own.
+        place: What the data are, for error messages.
+
     Returns:
         The strength, its accuracy in cross-validation, and whether every fit converged.
 
     Raises:
-        DiptychError: ``strengths`` is empty or not positive, or there are fewer than two folds.
+        DiptychError: ``strengths`` is empty or not positive, or there are fewer than two folds or two clusters.
     """
     if not strengths or not all(0 < strength < float("inf") for strength in strengths):
         raise DiptychError(f"{place}: strengths {list(strengths)}: must be positive numbers; give at least one")
     if folds < 2:
         raise DiptychError(f"{place}: {folds} folds: cross-validation needs at least 2")
     ordered = sorted(strengths)
-    fold_of = _folds(y, max(2, min(folds, len(y))), seed)
+    num_clusters = len(y) if clusters is None else len(np.unique(clusters))
+    if num_clusters < 2:
+        raise DiptychError(
+            f"{place}: all {len(y)} training rows are copies of one text or of one group; cross-validation needs two"
+        )
+    fold_of = _folds(y, min(folds, num_clusters), seed, clusters)
     right, losses, settled = [0.0] * len(ordered), [0.0] * len(ordered), True
     parts, alone = [], 0.0
     for fold in range(int(fold_of.max()) + 1):
@@ -158,12 +182,30 @@ def choose_strength(
     return float(ordered[best]), (right[best] + alone) / len(y), settled
 
 
-def _folds(y: Labels, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each row [rows]; every class is spread evenly, whatever its size."""
+def _folds(y: Labels, folds: int, seed: int, clusters: Labels | None = None) -> NDArray[np.int64]:
+    """The fold of each row [rows]; every class is spread evenly, whatever its size, and no cluster is divided."""
     order = np.random.default_rng(seed).permutation(len(y))
-    order = order[np.argsort(y[order], kind="stable")]
     fold_of = np.empty(len(y), np.int64)
-    fold_of[order] = np.arange(len(y)) % folds
+    if clusters is None or len(np.unique(clusters)) == len(y):
+        order = order[np.argsort(y[order], kind="stable")]
+        fold_of[order] = np.arange(len(y)) % folds
+        return fold_of
+    _, of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    _, labels, counts = np.unique(y, return_inverse=True, return_counts=True)
+    # Large clusters first, as small ones can level what these leave uneven; each goes where its classes are rarest, and
+    # of equal folds into the one with fewest rows. With clusters of one row this is the division above.
+    order = order[np.lexsort((y[order], -sizes[of[order]]))]
+    rows_of = np.split(np.argsort(of, kind="stable"), np.cumsum(sizes)[:-1])
+    held = np.zeros((folds, len(counts)))  # rows of each class, as shares of the class
+    totals = np.zeros(folds, np.int64)
+    for cluster in dict.fromkeys(of[order].tolist()):
+        rows = rows_of[cluster]
+        own, number = np.unique(labels[rows], return_counts=True)
+        shares = number / counts[own]
+        fold = int(np.lexsort((totals, held[:, own] @ shares))[0])
+        held[fold, own] += shares
+        totals[fold] += len(rows)
+        fold_of[rows] = fold
     return fold_of
 
 

@@ -1,58 +1,54 @@
 """A small linear probe of held-out embeddings while a model trains; it changes nothing of the run."""
 
-from collections import Counter
-from typing import Any
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from pretrain.branches import Branches
 from pretrain.config import Config
-from pretrain.corpus import Corpus
+from pretrain.corpus import Corpus, Split
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.evaluation import heldout_rows
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.order import sample
 from pretrain.packing import OneWindow
+from pretrain.preparation.contamination import matching_form
 from pretrain.schedule import Schedule
 from pretrain.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from pretrain.probing.copies import Copies
+
 _LEAST = 20
-"""Records with a label that a probe needs."""
+"""Different texts with a label that a probe needs."""
 
 
 class Prober:
     """Cross-validated logistic regression on the embeddings of held-out first views.
 
-    The first view of a record is read alone, whichever view predicts the other in training.
+    The first view of a record is read alone, whichever view predicts the other in training. Records with one first view
+    (compared as texts are for duplicates), or of one group, are in one fold, and copies have one shuffled label.
+
+    Attributes:
+        labels: Of the probed records.
+        copies: Which of them belong together, in the same order.
 
     Raises:
-        DiptychError: Too few held-out records have a label, all have the same, or there are too many classes.
+        DiptychError: Too few held-out texts have a label, all have the same, or there are too many classes.
     """
 
     def __init__(self, config: Config, corpus: Corpus, tokenizer: Tokenizer, branches: Branches, ranks: Ranks) -> None:
-        from pretrain.probing.classifier import FOLDS
-
         self.ranks = ranks
         self.forward = branches.direction == "forward"
         split = corpus.heldout
         drawn = sample(0, "probe", len(split), config.probe.max_records)
         labels = {int(record): split.label(int(record)) for record in drawn}
         self.labels = {record: label for record, label in labels.items() if label is not None}
-        classes = len(set(self.labels.values()))
-        if len(self.labels) < _LEAST or classes < 2:
-            raise DiptychError(
-                f"probe.every: {len(self.labels)} of {len(drawn)} held-out records have a label, of "
-                f"{classes} classes; a probe needs {_LEAST} of two. Name the sources' label field, or set probe.every=0"
-            )
-        rarest, fewest = min(Counter(self.labels.values()).items(), key=lambda found: found[1])
-        if fewest < FOLDS:
-            raise DiptychError(
-                f"probe.every: of {len(self.labels)} held-out records with a label, {fewest} are of class {rarest}; "
-                f"cross-validation needs {FOLDS} of each of {classes} classes. Hold out more, raise probe.max_records, "
-                "name another label field, or set probe.every=0"
-            )
+        self.copies = self._find_copies(split, tokenizer)
+        self._check(len(drawn))
         drawn = np.array(sorted(self.labels), dtype=drawn.dtype)
         self.builder, plan = heldout_rows(config, split, drawn, branches, tokenizer.pad, "probe")
         self.schedule = Schedule(
@@ -63,6 +59,35 @@ class Prober:
             world_size=ranks.world_size,
         )
         self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
+
+    def _find_copies(self, split: Split, tokenizer: Tokenizer) -> "Copies":
+        from pretrain.probing.copies import find_copies
+
+        first_views = [split.views(record)[0].tokens for record in self.labels]
+        forms = [matching_form(tokenizer.decode(tokens)) for tokens in first_views]
+        keys = [form or tuple(tokens) for form, tokens in zip(forms, first_views, strict=True)]
+        return find_copies(keys, [split.group(record) for record in self.labels])
+
+    def _check(self, drawn: int) -> None:
+        from pretrain.probing.classifier import FOLDS
+
+        clusters_of = defaultdict(set)
+        for label, cluster in zip(self.labels.values(), self.copies.clusters.tolist(), strict=True):
+            clusters_of[label].add(cluster)
+        found, classes = self.copies.num_clusters, len(clusters_of)
+        apart = "" if found == len(self.labels) else f", with {found} different texts or groups"
+        if found < _LEAST or classes < 2:
+            raise DiptychError(
+                f"probe.every: {len(self.labels)} of {drawn} held-out records have a label{apart}, of {classes} "
+                f"classes; a probe needs {_LEAST} of two. Name the sources' label field, or set probe.every=0"
+            )
+        rarest = min(clusters_of, key=lambda label: len(clusters_of[label]))
+        if len(clusters_of[rarest]) < FOLDS:
+            raise DiptychError(
+                f"probe.every: of {len(self.labels)} held-out records with a label{apart}, {len(clusters_of[rarest])} "
+                f"are of class {rarest}; cross-validation needs {FOLDS} of each of {classes} classes. Hold out more, "
+                "raise probe.max_records, name another label field, or set probe.every=0"
+            )
 
     def run(self, engine: Any) -> dict[str, float]:
         """Accuracy by cross-validation, beside the largest class's share and the same probe on shuffled labels.
@@ -103,10 +128,18 @@ class Prober:
 
         def accuracy(labels: Any) -> float:
             with threadpool_limits(1, user_api="blas"):
-                return choose_strength(x, labels, seed=0, strengths=STRENGTHS, folds=FOLDS, place="probe")[1]
+                return choose_strength(
+                    x,
+                    labels,
+                    seed=0,
+                    strengths=STRENGTHS,
+                    folds=FOLDS,
+                    clusters=self.copies.clusters,
+                    place="probe",
+                )[1]
 
         return {
             "probe/accuracy": accuracy(y),
             "probe/majority": float(np.bincount(y).max() / len(y)),
-            "probe/shuffled": accuracy(shuffled_labels(y, 0)),
+            "probe/shuffled": accuracy(shuffled_labels(y, 0, self.copies)),
         }

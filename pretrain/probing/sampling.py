@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.errors import DiptychError
+from pretrain.probing.copies import Copies
 
 
 def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -48,14 +49,32 @@ def curve_sizes(num_train: int, smallest: int = 100) -> tuple[int, ...]:
     return (*sizes, num_train)
 
 
-def shuffled_labels(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The same labels in random order: as many of each class, none of their meaning.
+def shuffled_labels(labels: NDArray[np.int64], seed: int, copies: Copies | None = None) -> NDArray[np.int64]:
+    """The same labels in random order: as many texts of each class, none of their meaning.
 
     This is the control task of Hewitt & Liang (2019) for sentences. Theirs gives every word type a random label, which
-    a probe can only memorise; sentences hardly repeat, so that here every example has a random label of its own.
-    The probe is then scored on true test labels: accuracy with true labels minus this one is its selectivity (an
-    interval: :func:`probes.probing.statistics.compare`). As test labels stay true, the control can do no better than
-    chance there; what the probe memorises shows in its training accuracy.
+    a probe can only memorise; here every text has a random label of its own. The probe is then scored on true test
+    labels: accuracy with true labels minus this one is its selectivity (an interval:
+    :func:`probes.probing.statistics.compare`). As test labels stay true, the control can do no better than chance
+    there; what the probe memorises shows in its training accuracy.
+
+    Args:
+        labels: [rows].
+        seed: Of the order.
+        copies: Which rows belong together; None: none do. All copies of a text get one label, that of the first row of
+            another text. A cluster gets the labels of another cluster, so that groups which have one label each still
+            have one; the labels of a small cluster are repeated in a larger one.
     """
     # Another stream than the folds and subsets of the same seed.
-    return np.random.default_rng([seed, 1]).permutation(labels)
+    generator = np.random.default_rng([seed, 1])
+    if copies is None or copies.num_clusters == len(labels):
+        return generator.permutation(labels)
+    _, firsts, text_of = np.unique(copies.texts, return_index=True, return_inverse=True)
+    _, cluster_of = np.unique(copies.clusters[firsts], return_inverse=True)
+    order = np.argsort(cluster_of, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(cluster_of))[:-1])  # texts of each cluster
+    of_texts = np.empty(len(firsts), np.int64)
+    for own, other in zip(members, generator.permutation(len(members)).tolist(), strict=True):
+        theirs = generator.permutation(labels[firsts[members[other]]])
+        of_texts[own] = np.resize(theirs, len(own))
+    return of_texts[text_of]
