@@ -113,7 +113,9 @@ def measure_speed(
         return other.encode(list(texts), batch_size=32, normalize_embeddings=False, show_progress_bar=False)
 
     positions = {
-        "tokens": sum(len(ids) + model.bos for ids in model.tokenizer.encode_batch(list(texts))),
+        "tokens": sum(
+            len(ids) + len(model.prefix) + len(model.suffix) for ids in model.tokenizer.encode_batch(list(texts))
+        ),
         "ours": counting(model.base, ours),
         "sentence_transformers": counting(other[0].auto_model, theirs),
     }

@@ -64,6 +64,8 @@ class Tokenizer:
         vocab_size: ``len(hf)``, or more where the ids have holes: one above the highest id.
         fingerprint: SHA-256 (hex) over all that decides ids; stable across runs and machines.
         model: The SentencePiece model, where the tokenizer is one.
+        prefix: Ids that the tokenizer put before a text when it was opened; ours put bos.
+        suffix: Ids that it put after one; ours put none.
         added: Special tokens that it lacked when it was opened.
         encoder: Encodes texts; none reaches a special token.
     """
@@ -78,6 +80,8 @@ class Tokenizer:
     model: bytes | None = field(compare=False, repr=False)
     encoder: TextEncoder = field(compare=False, repr=False)
     added: tuple[str, ...] = field(default=(), compare=False)
+    prefix: tuple[int, ...] = field(default=(), compare=False)
+    suffix: tuple[int, ...] = field(default=(), compare=False)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Encodes texts without adding special tokens.
@@ -144,7 +148,7 @@ def load(path: str | Path, config: TokenizerConfig) -> Tokenizer:
             f"tokenizer.path: {path}: {type(opened).__name__} is not backed by the tokenizers library: convert it to a "
             "folder with a tokenizer.json"
         )
-    had = opened.get_vocab()
+    had, processor = opened.get_vocab(), backend.post_processor
     special: dict[str, str | AddedToken] = {
         role: token for role, token in opened._special_tokens_map.items() if token is not None
     }
@@ -173,12 +177,26 @@ def load(path: str | Path, config: TokenizerConfig) -> Tokenizer:
     model = kept.read_bytes() if len(hf) == len(opened) and kept.is_file() else None
     try:
         tokenizer = finish(hf, config.predictor_tokens, model)
+        prefix, suffix = _around(processor, tokenizer.encoder)
     except ValueError as error:
         raise DiptychError(f"tokenizer.path: {path}: {error}; use another tokenizer, or train one") from error
     if not tokenizer.encode_batch(["a b"])[0]:
         raise DiptychError(f"tokenizer.path: {path}: is not a usable tokenizer: it encodes plain text to nothing")
     named = (hf.bos_token, hf.eos_token, hf.pad_token, *predictor_names(config.predictor_tokens))
-    return replace(tokenizer, added=tuple(token for token in named if token not in had))
+    added = tuple(token for token in named if token not in had)
+    return replace(tokenizer, added=added, prefix=prefix, suffix=suffix)
+
+
+def _around(processor: Any, encoder: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that a post-processor puts before and after a text."""
+    if processor is None:
+        return (), ()
+    plain = encoder.encode("a b", add_special_tokens=False)
+    own, whole = plain.ids, processor.process(plain, None, True).ids
+    for start in range(len(whole) - len(own) + 1):
+        if whole[start : start + len(own)] == own:
+            return tuple(whole[:start]), tuple(whole[start + len(own) :])
+    raise ValueError("its post-processor changes the tokens of a text")
 
 
 def predictor_names(count: int) -> list[str]:
@@ -241,6 +259,7 @@ def finish(hf: PreTrainedTokenizerFast, predictor_tokens: int, model: bytes | No
         fingerprint=_fingerprint(hf, ids),
         model=model,
         encoder=encoder,
+        prefix=(bos,),
     )
 
 

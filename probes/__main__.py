@@ -5,8 +5,8 @@
 
 MODEL is a Hugging Face folder or hub name, a run folder (its export), or a checkpoint of a run; SET is a registered
 name (rotten_tomatoes), NAME=PATH for local files, a path, hub:NAME, or reviews (the embedded grammar). The report is
-index.html, report.md, report.json and pictures. Problems with one set or model leave the others alone; the exit status
-is then 1.
+index.html, report.md, report.json, pictures, and predictions.parquet with what every probe says of every test text.
+Problems with one set or model leave the others alone; the exit status is then 1.
 """
 
 import os
@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
 
     settings = read_arguments(argv, str(__doc__))
     preemption.listen(f"before the report; start it again: what was encoded is kept in {settings.cache}")
+    from probes.examples import write_predictions
     from probes.reporting import check_folder, write_report, write_tensorboard
     from probes.run import ProbingRun
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
     def write() -> None:
         page = write_report(report, settings.out)
+        write_predictions(run.found, settings.out)
         write_tensorboard(report, settings.out / "tensorboard")
         run.write_projector(settings.out / "tensorboard")
         print(page, flush=True)

@@ -11,6 +11,7 @@ from pretrain.errors import DiptychError
 from pretrain.loading import Dtype
 from probes.encoding.origin import checkpoints_of
 from probes.encoding.pooling import POOLINGS
+from probes.results import CUT_WORDS
 from probes.sets import SetOptions
 
 _RANDOM = re.compile(r" \(random weights(, seed \d+)?\)$")
@@ -101,6 +102,7 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
     add("--random-seeds", type=_count, default=1, metavar="N", help="of the same architecture with random weights (1)")
     add("--text", nargs="+", metavar="COLUMN", help="columns that make up a text (text, sentence or review)")
     add("--label", metavar="COLUMN", help="column of the class (label)")
+    add("--group", metavar="COLUMN", help="column whose equal values are never divided by a split or a fold")
     add("--train-split", metavar="NAME", help="split to train on (train)")
     add("--test-split", metavar="NAME", help="split to test on (test)")
     add("--max-train", type=_positive, metavar="N", help="most training texts of a set")
@@ -118,6 +120,7 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
     options = SetOptions(
         text=tuple(found.text) if found.text else None,
         label=found.label,
+        group=found.group,
         train_split=found.train_split,
         test_split=found.test_split,
         max_train=found.max_train,
@@ -156,7 +159,7 @@ def _models(given: Sequence[str], checkpoints: bool) -> dict[str, str]:
         if checkpoints and (Path(path) / "checkpoints").is_dir():
             places = {f"{name}@{_step(place.name)}": str(place) for place in checkpoints_of(Path(path))}
         for key, place in places.items():
-            if key in _CONTROLS or _RANDOM.search(key):
+            if key in _CONTROLS or _RANDOM.search(key) or key.startswith(CUT_WORDS):
                 raise DiptychError(f"{place}: controls are called {key!r}; name the model, as in NAME={place}")
             if key in models:
                 raise DiptychError(f"{place}: a second model called {key!r}; name it, as in NAME={place}")

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import tqdm
 from numpy.typing import NDArray
 
 from pretrain.probing.sampling import stratified_order
@@ -15,6 +14,7 @@ from probes.probing.geometry import anisotropy, isotropy, linear_cka_matrix, pai
 from probes.probing.projection import project
 from probes.probing.scores import ProbeScore
 from probes.probing.statistics import PairedTest, compare, confusion, holm
+from probes.progress import Progress
 from probes.results import Comparison, Geometry, ModelFacts, Predictions, Similarity, Wrong, preference
 from probes.sets import LabelledSet
 
@@ -57,6 +57,7 @@ class Found:
         models: Models with which at least one set was encoded.
         encoded: Training and then test texts, by model and set; of the pairs, first and then second views.
         chosen: By set.
+        equal_input: By set and model the TF-IDF words of the same input.
         notes: What was done otherwise than asked, one sentence each.
     """
 
@@ -64,6 +65,7 @@ class Found:
     models: list[ModelFacts] = field(default_factory=list)
     encoded: dict[tuple[str, str], Encoded] = field(default_factory=dict)
     chosen: dict[str, list[Chosen]] = field(default_factory=dict)
+    equal_input: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def systems(self, place: str) -> list[tuple[ModelFacts, Encoded]]:
@@ -91,6 +93,8 @@ def sample(labelled: LabelledSet, most: int) -> NDArray[np.int64]:
 def comparisons(found: Found, poolings: Sequence[str]) -> tuple[Comparison, ...]:
     """Pairs of models, each model with each of its random twins, with TF-IDF and with the largest class.
 
+    TF-IDF is that of the same input, and also that of whole texts where a model did not read these.
+
     Pairs are compared at each pooling and with each system at the pooling that its cross-validation chose; the largest
     class in the latter way alone. P-values are adjusted for all tests together; the same test by two ways is one.
     """
@@ -101,25 +105,31 @@ def comparisons(found: Found, poolings: Sequence[str]) -> tuple[Comparison, ...]
         found.notes.append(f"of {len(trained)} models only the first, {names[0]}, is compared with each of the others")
         pairs = [pair for pair in pairs if pair[0] == names[0]]
     pairs += [(facts.name, twin) for facts in trained for twin in facts.twins]
-    pairs += [(name, "tfidf") for name in names]
-    ways: list[tuple[str, str, str | None]] = [(*pair, pooling) for pair in pairs for pooling in poolings]
-    ways += [(*pair, None) for pair in (*pairs, *((name, "majority") for name in names))]
     results: list[Comparison] = []
     tests: dict[Any, PairedTest] = {}
     keys = []
     for labelled in found.sets:
         known = {(item.system, item.pooling): item for item in found.chosen.get(labelled.name, ())}
         best = found.best(labelled.name)
+        equal = found.equal_input.get(labelled.name, {})
+        tested = [*pairs, *((name, words) for name in names for words in {equal.get(name, "tfidf"): 0, "tfidf": 0})]
+        ways: list[tuple[str, str, str | None]] = [(*pair, pooling) for pair in tested for pooling in poolings]
+        ways += [(*pair, None) for pair in (*tested, *((name, "majority") for name in names))]
         for first, second, pooling in ways:
             if pooling is None:
                 one, other = best.get(first), best.get(second)
             else:
-                one, other = known.get((first, pooling)), known.get((second, None if second == "tfidf" else pooling))
+                one, other = known.get((first, pooling)), known.get((second, pooling)) or known.get((second, None))
             if one is None or other is None:
                 continue
             key = (labelled.name, first, second, one.pooling, other.pooling)
             if key not in tests:
-                tests[key] = compare(labelled.test.labels, one.probe.predictions, other.probe.predictions)
+                tests[key] = compare(
+                    labelled.test.labels,
+                    one.probe.predictions,
+                    other.probe.predictions,
+                    clusters=labelled.test.copies.clusters,
+                )
             keys.append(key)
             results.append(
                 Comparison(
@@ -184,10 +194,11 @@ def similarities(found: Found, poolings: Sequence[str]) -> Iterator[Similarity]:
             if pooling in encoded.poolings
         }
         pairs = list(itertools.combinations_with_replacement(layers, 2))
-        # disable=None: hidden where the output is no terminal.
-        for first, second in tqdm.tqdm(pairs, desc=f"CKA, {pooling}", unit="pair", disable=None):
-            values = linear_cka_matrix(layers[first], layers[second])
-            yield Similarity(place.name, first, second, pooling, tuple(tuple(map(float, row)) for row in values))
+        with Progress(f"CKA, {pooling}", len(pairs), "pair") as progress:
+            for first, second in pairs:
+                values = linear_cka_matrix(layers[first], layers[second])
+                yield Similarity(place.name, first, second, pooling, tuple(tuple(map(float, row)) for row in values))
+                progress.advance()
 
 
 def predictions(found: Found) -> Iterator[Predictions]:

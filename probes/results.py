@@ -11,6 +11,9 @@ from pretrain.errors import DiptychError
 
 FORMAT = 2
 
+CUT_WORDS = "tfidf, as read by "
+"""What the name of TF-IDF words of the texts as a model read them begins with; the model's name follows."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -49,6 +52,8 @@ class ModelFacts:
         step: Optimizer steps of that run, if known.
         tokens: Training tokens of that run until then, if known.
         notes: What was changed to make it fit, for people.
+        prefix: Tokens that its tokenizer puts before every text.
+        suffix: Tokens that it puts after every text.
     """
 
     name: str
@@ -65,6 +70,8 @@ class ModelFacts:
     notes: tuple[str, ...] = ()
     twins: tuple[str, ...] = ()
     random_seed: int | None = None
+    prefix: tuple[str, ...] = ()
+    suffix: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,9 @@ class SetFacts:
         overlaps: Sentences on texts that train and test, or this and another set, share.
         notes: Such as rows left out.
         fingerprint: SHA-256 (hex) of texts and labels.
+        train_counts: Training examples by label number.
+        train_copies: Training texts that an earlier one equals (case, space and punctuation aside).
+        test_copies: Likewise of the test texts.
     """
 
     name: str
@@ -96,6 +106,9 @@ class SetFacts:
     overlaps: tuple[str, ...]
     notes: tuple[str, ...]
     fingerprint: str
+    train_counts: tuple[int, ...] = ()
+    train_copies: int = 0
+    test_copies: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,10 +117,11 @@ class Score:
 
     Attributes:
         set: Name of the set.
-        system: Name of the model, or of a control: ``majority``, ``tfidf``.
+        system: Name of the model, or of a control: ``majority``, ``tfidf`` of whole texts, or :data:`CUT_WORDS` and the
+            name of a model: TF-IDF words of the same beginnings of texts that the model read.
         shuffled: True where the training labels were shuffled (Hewitt & Liang 2019).
         layer: Index of the representation; None for a control.
-        pooling: ``last``, ``mean`` or ``pred``; None for a control.
+        pooling: ``last``, ``mean``, ``cls`` or ``pred``; None for a control.
         train_size: Training examples used.
         seeds: Number of seeds.
         cv_accuracy: Accuracy in cross-validation on the training examples, by which layers are chosen.
@@ -267,6 +281,7 @@ class Report:
         geometry: By texts, model, layer and pooling.
         similarities: CKA.
         predictions: By set and system.
+        equal_input: By set and model the TF-IDF words of the same input: ``tfidf`` where the model read whole texts.
         truncated: Texts longer than a model's context or --max-tokens, by model and then set or file of pairs.
         problems: What could not be done, one sentence each.
         notes: What was done otherwise than asked, one sentence each.
@@ -284,6 +299,7 @@ class Report:
     geometry: tuple[Geometry, ...] = ()
     similarities: tuple[Similarity, ...] = ()
     predictions: tuple[Predictions, ...] = ()
+    equal_input: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     truncated: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -48,12 +48,12 @@ from probes.encoding.cache import CacheFolder
 from probes.encoding.encode import Encoded, encode
 from probes.encoding.origin import checkpoints_of
 from probes.encoding.pairs import read_pairs
-from probes.encoding.pooling import POOLINGS
 from probes.encoding.probed_model import ProbedModel, open_model
 from probes.encoding.rows import lay_out, make_batches
 from probes.encoding.sentence_transformer import main as write_main
 from probes.encoding.sentence_transformer import write_sentence_transformer
 
+POOLINGS = ("last", "mean", "pred")  # that models which read from left to right have
 CONTEXT, WINDOW, VOCABULARY = 128, 16, 320
 WORDS = ["red", "green", "blue", "cat", "dog", "house", "tree", "runs", "sleeps", "eats", "a", "the"]
 SHARED: dict[str, Any] = {
@@ -235,7 +235,7 @@ def test_a_tokenizer_without_bos_starts_without_one(folders: Path, tokenizer: To
         settings["post_processor"] = None
         (tmp_path / name).write_text(json.dumps(settings))
     model = open_model(tmp_path)
-    assert not model.bos
+    assert model.prefix == model.suffix == ()
     texts = ["the cat", "a dog runs"]
     assert_near(everything(encode(model, texts)), one_by_one(tmp_path, model, texts, start=())[:, :2])
     # Nothing at all is its end token.

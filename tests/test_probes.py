@@ -133,7 +133,10 @@ def test_a_broken_set_or_model_leaves_the_others_alone(folder: Path) -> None:
         (["a"], "--data"),
         (["a", "--data", "mood", "--seeds", "0"], "--seeds"),
         (["a", "--data", "mood", "--poling", "last"], "unrecognized arguments: --poling"),
-        (["a", "--data", "mood", "--pooling", "max"], "invalid choice: 'max' (choose from 'last', 'mean', 'pred')"),
+        (
+            ["a", "--data", "mood", "--pooling", "max"],
+            "invalid choice: 'max' (choose from 'last', 'mean', 'cls', 'pred')",
+        ),
         (["a", "--data", "mood", "--pooling", "last", "last"], "--pooling: last last names one twice"),
         (["runs/tfidf", "--data", "mood"], "controls are called 'tfidf'; name the model, as in NAME=runs/tfidf"),
         (["majority=a", "--data", "mood"], "as in NAME=a"),
@@ -255,15 +258,15 @@ def test_a_set_that_is_named_twice(folder: Path, where: str, remedy: str) -> Non
         settings(folder, "a", "--data", where, where, "--reviews-count", "60"), Ranks(0, 1, torch.device("cpu")), ""
     )
     run._read_sets()
-    assert len(run.found.sets) == 1 and run.problems[0].endswith(f"; {remedy}")
+    assert len(run.found.sets) == 1 and run.attempts.problems[0].endswith(f"; {remedy}")
 
 
 def test_errors_of_the_classifier_are_problems_of_their_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: Any, **options: Any) -> None:
         raise ValueError("odd\nfigures")
 
-    monkeypatch.setattr("probes.run.probe_scores", fail)
-    monkeypatch.setattr("probes.run.tfidf", fail)
+    monkeypatch.setattr("probes.set_prober.probe_scores", fail)
+    monkeypatch.setattr("probes.set_prober.tfidf", fail)
     report = report_of(
         folder, f"{folder}/one", "--data", f"mood={folder}/mood", "--pooling", "mean", "--random-seeds", "0"
     )
@@ -368,7 +371,7 @@ def test_of_many_models_the_first_is_compared_and_a_note_says_so() -> None:
     states = np.random.default_rng(0).normal(size=(1, 1, 16, 4)).astype(np.float32)
     memory = Memory(states.shape)  # type: ignore[arg-type]
     memory.write(0, states)
-    found.encoded = {(item.name, "mood"): Encoded(1, ("mean",), 0, (), memory) for item in found.models}
+    found.encoded = {(item.name, "mood"): Encoded(1, ("mean",), {}, (), memory) for item in found.models}
     assert {item.first for item in similarities(found, ("mean",))} == {f"m{number}" for number in range(7)}
     assert found.notes[1:] == ["CKA is between the first 7 of 8 models and random twins alone"]
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pretrain.errors import DiptychError
 
-FORMAT = 1
+FORMAT = 2
 _STALE_SECONDS = 86_400
 FloatArray = npt.NDArray[np.float32]
 Shape = tuple[int, int, int, int]
@@ -62,8 +62,8 @@ class CacheFolder:
         """Bytes of all states."""
         return int(np.prod(self.shape, dtype=np.int64)) * 4
 
-    def look(self) -> tuple[int | None, str | None]:
-        """How many texts were truncated if the folder is whole; and what is wrong, by size and checksum, if it is not.
+    def look(self) -> tuple[dict[int, int] | None, str | None]:
+        """What was cut if the folder is whole; and what is wrong, by size and checksum, if it is not.
 
         Neither if it does not exist.
         """
@@ -77,8 +77,8 @@ class CacheFolder:
                     return None, f"{self.states.name} has {found} bytes, not {self.size}"
                 if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
                     return None, f"{self.states.name} does not match its checksum"
-            return int(manifest["truncated"]), None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return {int(text): int(read) for text, read in manifest["cut"].items()}, None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return None, f"cannot be read ({error})"
 
     def start(self) -> None:
@@ -121,13 +121,17 @@ class CacheFolder:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def commit(self, truncated: int) -> None:
-        """Gives the folder its name."""
+    def commit(self, cut: Mapping[int, int]) -> None:
+        """Gives the folder its name.
+
+        Args:
+            cut: Characters that were read of each text that was cut, by its number.
+        """
         try:
             with (self.scratch / self.states.name).open("rb") as file:
                 os.fsync(file.fileno())
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            manifest = {"format": FORMAT, "sha256": digest, "truncated": truncated, "shape": self.shape}
+            manifest = {"format": FORMAT, "sha256": digest, "cut": cut, "shape": self.shape}
             text = json.dumps({**manifest, **self.identity}, indent=1) + "\n"
             (self.scratch / "manifest.json").write_text(text, encoding="utf-8")
             if self.look()[0] is not None:  # another program was faster, and somebody may be reading

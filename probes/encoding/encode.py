@@ -1,15 +1,14 @@
 """Texts to pooled hidden states: every layer and pooling from one forward pass."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
-import tqdm
 
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
@@ -20,6 +19,7 @@ from probes.encoding.pooling import POOLINGS
 from probes.encoding.probed_model import ProbedModel
 from probes.encoding.rows import Batch, Rows, lay_out, make_batches
 from probes.encoding.workers import Workers
+from probes.progress import Progress
 
 WINDOW_TEXTS = 256, 8192
 """Fewest and most texts that are sorted by length together."""
@@ -37,15 +37,21 @@ class Encoded:
     Attributes:
         layers: Number of layers: 0 the embeddings, i the output of block i, the last one after the final norm.
         poolings: Their names.
-        truncated: Texts longer than the context, of which the beginning was read.
+        cut: Of texts longer than the context, of which the beginning was read: number of the text to the characters
+            that were read.
         notes: Such as a broken cache file that was replaced, for people.
     """
 
     layers: int
     poolings: tuple[str, ...]
-    truncated: int
+    cut: Mapping[int, int]
     notes: tuple[str, ...]
     _states: CacheFolder | Memory = field(repr=False)
+
+    @property
+    def truncated(self) -> int:
+        """Number of texts that were cut."""
+        return len(self.cut)
 
     def get(self, layer: int, pooling: str) -> FloatArray:
         """One representation of all texts.
@@ -79,22 +85,24 @@ def encode(
 ) -> Encoded:
     """Encodes texts. Collective: ranks share the texts, and every rank gets all representations.
 
-    A text is its bos, as in training, and its tokens; of a text that is too long the beginning is read. A text without
-    tokens is its bos alone, or the end token where the tokenizer came without bos.
+    A text is its tokens and what the model's tokenizer adds before and after them (bos, ``[CLS]``, ``[SEP]``); for a
+    model of a run that is its bos, as in training. Of a text that is too long the beginning is read, with all that is
+    added. A text without any token is the end token.
 
     Args:
         model: From :func:`probes.encoding.probed_model.open_model`; the same on every rank.
         texts: Texts; a special token spelt out in one is ordinary text.
-        poolings: Of :data:`probes.encoding.pooling.POOLINGS`; ``pred`` only if the model has predictors.
+        poolings: Of :data:`probes.encoding.pooling.POOLINGS`, as far as the model has them.
         batch_tokens: Positions of a forward pass; None: few on the CPU, whose caches they should fit, else many.
-        max_tokens: Most tokens of a text, bos included; None: as many as the context takes, its predictors reserved.
+        max_tokens: Most tokens of a text, those that the tokenizer adds included; None: as many as the context takes,
+            its predictors reserved.
         cache: Folder of cached representations, seen by all ranks; None: they are kept in memory.
         ranks: Default: this process alone.
         progress: Show a bar on rank 0 of a terminal.
 
     Raises:
-        DiptychError: A pooling that the model has not, a forward pass that fails, a state that is not finite, or a
-            cache that cannot be written.
+        DiptychError: A pooling that the model has not, no room for a text, a forward pass that fails, a state that is
+            not finite, or a cache that cannot be written.
     """
     ranks = ranks or Ranks(0, 1, model.device)
     if batch_tokens is None:
@@ -106,8 +114,8 @@ def encode(
         check_text(text, f"text {number}")
     if cache is None:
         memory = Memory(job.shape)
-        truncated = job.run(memory, True, progress)
-        return Encoded(model.layers, job.poolings, truncated, (), memory)
+        cut = job.run(memory, True, progress)
+        return Encoded(model.layers, job.poolings, cut, (), memory)
     folder = CacheFolder(cache, job.identity(), job.shape)
     known, problem = ranks.on_main(folder.look)
     if known is None:
@@ -117,18 +125,18 @@ def encode(
     return Encoded(model.layers, job.poolings, known, notes, folder)
 
 
-def _fill(folder: CacheFolder, job: "_Job", progress: bool) -> int:
-    """Writes a folder of the cache; returns the number of truncated texts. Collective."""
+def _fill(folder: CacheFolder, job: "_Job", progress: bool) -> dict[int, int]:
+    """Writes a folder of the cache; returns what was cut. Collective."""
     ranks = job.ranks
     try:
         ranks.on_main(folder.start)
-        truncated = job.run(folder, ranks.is_main, progress)
-        ranks.on_main(lambda: folder.commit(truncated))
+        cut = job.run(folder, ranks.is_main, progress)
+        ranks.on_main(lambda: folder.commit(cut))
     except BaseException:
         if ranks.is_main:
             folder.discard()
         raise
-    return truncated
+    return cut
 
 
 @dataclass(frozen=True)
@@ -160,33 +168,32 @@ class _Job:
             "model": self.model.fingerprint,
             "dtype": str(self.model.base.dtype),
             "tokenizer": self.model.tokenizer.fingerprint,
-            "bos": self.model.bos,
+            "added": [self.model.prefix, self.model.suffix],
             "appended": self.appended,
             "limit": self.limit,
             "poolings": self.poolings,
             "texts": texts.hexdigest(),
         }
 
-    def run(self, store: Store, writes: bool, progress: bool) -> int:
-        """Encodes window by window, so that memory does not grow with the texts; returns how many were truncated.
+    def run(self, store: Store, writes: bool, progress: bool) -> dict[int, int]:
+        """Encodes window by window, so that memory does not grow with the texts; returns the texts that were cut.
 
         Batches are fixed by the texts alone, not by the ranks: so are the last bits. Collective.
         """
         layers, poolings, count, width = self.shape
         fewest, most = WINDOW_TEXTS
         size = max(fewest, min(most, WINDOW_BYTES // (layers * poolings * width * 4)))
-        ranks, truncated = self.ranks, 0
+        ranks, cut = self.ranks, {}
         threads = torch.get_num_threads() if self.model.device.type == "cpu" else 1
         # One for all windows: the heap would not get smaller again between them.
         room = np.empty(layers * poolings * min(size, count) * width, np.float32)
-        hidden = None if progress and ranks.is_main else True  # None: hidden where the output is no terminal
         with (
             closing(Workers(self.model.base, threads)) as workers,
-            tqdm.tqdm(total=count, desc=self.model.name, unit="text", disable=hidden) as bar,
+            Progress(f"encoding, {self.model.name}", count, "text", shown=progress and ranks.is_main) as bar,
         ):
             for start in range(0, count, size):
-                tokens, cut = self._tokens(self.texts[start : start + size])
-                truncated += cut
+                tokens, read = self._tokens(self.texts[start : start + size])
+                cut |= {start + text: characters for text, characters in read.items()}
                 lengths = np.array([len(ids) + len(self.appended) for ids in tokens], dtype=np.int64)
                 batches = make_batches(lengths, self.batch_tokens, self.model.way.longest_packed)
                 own = batches[ranks.rank :: ranks.world_size]
@@ -197,19 +204,22 @@ class _Job:
                         values[:, :, theirs] = states
                 self._check(values, tokens, start)
                 ranks.agree(lambda: store.write(start, values) if writes else None)  # noqa: B023
-                bar.update(start + len(tokens) - bar.n)  # what the other ranks did
-        return truncated
+                bar.reach(start + len(tokens))  # what the other ranks did
+        return cut
 
-    def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
-        """Ids of texts, and how many were truncated."""
-        tokenizer, truncated = self.model.tokenizer, 0
-        tokens = []
-        for ids in tokenizer.encode_batch(texts):
-            ids = [tokenizer.bos, *ids] if self.model.bos else ids or [tokenizer.eos]
-            if self.limit is not None and len(ids) > self.limit:
-                ids, truncated = ids[: self.limit], truncated + 1
-            tokens.append(ids)
-        return tokens, truncated
+    def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], dict[int, int]]:
+        """Ids of texts, and of those that were cut the characters that are left."""
+        tokenizer, prefix, suffix = self.model.tokenizer, self.model.prefix, self.model.suffix
+        own = tokenizer.encode_batch(texts)
+        room = None if self.limit is None else self.limit - len(prefix) - len(suffix)
+        cut: dict[int, int] = {}
+        if room is not None and (longer := [text for text, ids in enumerate(own) if len(ids) > room]):
+            found = tokenizer.encoder.encode_batch([texts[text] for text in longer], add_special_tokens=False)
+            cut = {
+                text: max(stop for _, stop in encoding.offsets[:room])
+                for text, encoding in zip(longer, found, strict=True)
+            }
+        return [[*prefix, *ids[:room], *suffix] or [tokenizer.eos] for ids in own], cut
 
     def _compute(
         self,
@@ -217,7 +227,7 @@ class _Job:
         tokens: Sequence[Sequence[int]],
         values: FloatArray,
         workers: Workers,
-        bar: "tqdm.tqdm[NoReturn]",
+        bar: Progress,
     ) -> list[int]:
         """Sets the pooled states of the texts of some batches; returns the numbers of those texts."""
 
@@ -229,7 +239,7 @@ class _Job:
         for numbers, states in workers.map(compute, batches):
             values[:, :, numbers] = states
             done += numbers
-            bar.update(len(numbers))
+            bar.advance(len(numbers))
         return done
 
     def _pooled(self, base: Any, rows: Rows) -> FloatArray:
@@ -270,6 +280,9 @@ def _checked_poolings(model: ProbedModel, poolings: Sequence[str]) -> tuple[str,
     for pooling in poolings:
         if pooling not in POOLINGS:
             raise DiptychError(f"pooling: {pooling!r}; expected one of {', '.join(POOLINGS)}")
+    if "cls" in poolings and "cls" not in model.poolings:
+        why = "reads from left to right" if model.way.causal else "has no token before its texts"
+        raise DiptychError(f"{model.name}: {why}, so no first token stands for a text: leave the pooling cls out")
     if "pred" in poolings and not model.predictors:
         raise DiptychError(
             f"{model.name}: was not trained with [PRED] tokens, or does not say how many (open_model's predictors): "
@@ -282,13 +295,18 @@ def _checked_poolings(model: ProbedModel, poolings: Sequence[str]) -> tuple[str,
 
 def _limit(model: ProbedModel, max_tokens: int | None) -> int | None:
     """Most tokens of a text; room for predictors is left whether or not they are asked for, so texts are cut alike."""
-    if max_tokens is not None and max_tokens < 1:
-        raise DiptychError(f"max_tokens: {max_tokens}; needs at least 1")
+    added = len(model.prefix) + len(model.suffix)
+    if max_tokens is not None and max_tokens <= added:
+        raise DiptychError(
+            f"max_tokens: {max_tokens}; {model.name} needs at least {added + 1}: one beside the {added} that its "
+            "tokenizer adds to a text"
+        )
     if model.context is None:
         return max_tokens
     room = model.context - len(model.predictors)
-    if room < 1:
+    if room <= added:
         raise DiptychError(
-            f"{model.name}: its {len(model.predictors)} [PRED] tokens fill its context of {model.context}"
+            f"{model.name}: its {len(model.predictors)} [PRED] tokens and the {added} that its tokenizer adds fill its "
+            f"context of {model.context}"
         )
     return room if max_tokens is None else min(room, max_tokens)

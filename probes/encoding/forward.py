@@ -6,7 +6,7 @@ state or relative positions made from a 2-D mask then gets one text per row, and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,12 +27,14 @@ class Way:
 
     Attributes:
         longest_packed: Longest text that may share its row with others; 0: none may.
+        causal: True if no state depends on later tokens.
         hooked: True if states are pooled before each block, False if the model reports them all at the end.
         layers: Number of representations: the embeddings, then one per block; the last is after the final norm.
         width: Of a representation.
     """
 
     longest_packed: int
+    causal: bool
     hooked: bool
     layers: int
     width: int
@@ -84,23 +86,42 @@ def find_way(base: Any, vocabulary: int) -> tuple[Way, tuple[str, ...]]:
     try:
         rows = lay_out(alone, tokens, ())
         with torch.inference_mode():
-            output = _run(base, rows, Way(0, False, 0, 0), base.get_input_embeddings().weight.device, True)
-            states = output.hidden_states
-            reported = Way(0, False, len(states), states[-1].shape[-1])
+            device = base.get_input_embeddings().weight.device
+            states = _run(base, rows, Way(0, True, False, 0, 0), device, True).hidden_states
+            causal = _is_causal(base, tokens, vocabulary, states, device)
+            reported = Way(0, causal, False, len(states), states[-1].shape[-1])
             expected = pooled(base, rows, reported, every)
     except Exception as error:  # transformers and remote code raise all kinds
         message = " ".join(str(error).split())[:300]
         raise DiptychError(f"model: {type(base).__name__} gives no hidden states: {message}") from error
     way, notes = reported, []
-    if _gives(base, rows, hooked := Way(0, True, way.layers, way.width), every, expected):
+    if _gives(base, rows, hooked := replace(reported, hooked=True), every, expected):
         way = hooked
     window = _window(base)
-    packed = Way(window, way.hooked, way.layers, way.width)
+    packed = replace(way, longest_packed=window)
     together = lay_out([[0, 1], [2]], tokens, ())
     if window >= max(_TRIAL) and _gives(base, together, packed, every, expected):
         return packed, ()
     notes.append("one text per row: the model does not keep texts apart that share one")
     return way, tuple(notes)
+
+
+def _is_causal(
+    base: Any, tokens: Sequence[Sequence[int]], vocabulary: int, states: Sequence[Tensor], device: torch.device
+) -> bool:
+    """Whether another last token of the first text leaves the states before it as they are."""
+    *first, last = tokens[0]
+    other = [*first, (last + 1) % vocabulary]
+    changed = _run(base, lay_out([[0]], [other], ()), Way(0, True, False, 0, 0), device, True).hidden_states
+    return all(
+        torch.allclose(
+            new[0, : len(first)],
+            old[0, : len(first)],
+            atol=_TOLERANCE[base.dtype] * float(old.nan_to_num().abs().max()),
+            equal_nan=True,
+        )
+        for new, old in zip(changed, states, strict=True)
+    )
 
 
 def _gives(base: Any, rows: Rows, way: Way, poolings: Sequence[str], expected: Tensor) -> bool:
@@ -117,6 +138,8 @@ def _window(base: Any) -> int:
     """Longest text that all layers see whole; longer ones are left to the model's own masks, in rows of their own."""
     config = base.config.get_text_config()
     limits = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    both_sides = getattr(config, "local_attention", None)
+    limits.append(both_sides // 2 if isinstance(both_sides, int) else None)
     return min((limit for limit in limits if isinstance(limit, int)), default=2**31)
 
 
@@ -126,12 +149,12 @@ def _run(base: Any, rows: Rows, way: Way, device: torch.device, output_hidden_st
         given["output_hidden_states"] = True
     if way.longest_packed and not rows.single:
         segments = rows.segments.to(device)
-        mask = dense_mask(segments, segments)
+        mask = dense_mask(segments, segments) if way.causal else segments[:, None, :, None] == segments[:, None, None]
         if base.config._attn_implementation == "eager":  # which adds its mask, also a boolean one
             mask = torch.zeros_like(mask, dtype=base.dtype).masked_fill(~mask, torch.finfo(base.dtype).min)
         # A mask of our own and use_cache=False: otherwise transformers guesses the packing.
         given |= {"attention_mask": mask, "position_ids": rows.positions.to(device)}
-    elif not way.longest_packed:  # else plain causal attention: padding follows the text, which does not see it
+    elif not (way.longest_packed and way.causal):  # else padding follows the text, which does not see it
         given["attention_mask"] = (rows.segments == 0).long().to(device)
     return base(**given)
 

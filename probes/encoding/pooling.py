@@ -4,8 +4,11 @@ Pooled as soon as a block gets its input, so that never more than one layer's st
 
 Poolings:
 
-- ``last``: the state at the text's last token.
-- ``mean``: over all of the text's tokens, the bos before it included, as ``sentence-transformers`` does.
+- ``last``: the state at the text's last token: where the tokenizer ends texts with one of its own (``[SEP]``, an end
+  token), at that.
+- ``mean``: over all of the text's tokens, those that the tokenizer adds included, as ``sentence-transformers`` does.
+- ``cls``: the state at the first token, where the tokenizer begins texts with one of its own (``[CLS]``) and the model
+  reads in both directions.
 - ``pred``: the state at the last ``[PRED]`` token appended to the text.
 """
 
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 
 from probes.encoding.rows import Rows
 
-POOLINGS = ("last", "mean", "pred")
+POOLINGS = ("last", "mean", "cls", "pred")
 
 
 class Pooler:
@@ -30,7 +33,8 @@ class Pooler:
 
     def __init__(self, rows: Rows, poolings: Sequence[str], layers: int, width: int, device: torch.device) -> None:
         self.poolings = poolings
-        self.last, self.pred = (rows.stops - 1).to(device), rows.ends.to(device)
+        places = {"last": rows.stops - 1, "cls": rows.starts, "pred": rows.ends}
+        self.places = {name: place.to(device) for name, place in places.items()}
         # Texts and the gaps between them take turns, as segment_reduce wants them.
         self.bounds = torch.stack([rows.starts, rows.stops], dim=1).flatten().to(device)
         self.counts = (rows.stops - rows.starts).to(device)[:, None]
@@ -44,7 +48,7 @@ class Pooler:
                 sums = torch.segment_reduce(flat.float(), "sum", offsets=self.bounds, unsafe=True)[::2]
                 self.values[layer, place] = sums / self.counts
             else:
-                self.values[layer, place] = flat[self.last if pooling == "last" else self.pred]
+                self.values[layer, place] = flat[self.places[pooling]]
 
 
 def blocks_of(base: Any) -> list[nn.Module] | None:

@@ -15,26 +15,28 @@ from pretrain.model import num_parameters, plain_attention
 from pretrain.tokenizer import Tokenizer, predictor_names
 from probes.encoding.forward import Way, find_way
 from probes.encoding.origin import Origin, located
+from probes.encoding.pooling import POOLINGS
 from probes.results import ModelFacts
 
 
 @dataclass(frozen=True)
 class ProbedModel:
-    """A frozen causal LM.
+    """A frozen language model, causal or not.
 
     Attributes:
         name: For people; not unique.
         path: What it was opened by.
         base: The Hugging Face base model, without head, in evaluation mode on its device.
         tokenizer: Its tokenizer.
-        bos: False where the tokenizer came without a bos: the model never saw one.
+        prefix: Ids that its tokenizer puts before every text, such as bos or ``[CLS]``.
+        suffix: Ids that it puts after every text, such as ``[SEP]``.
         predictors: Ids of the ``[PRED_i]`` tokens that the model was trained with; may be empty.
         architecture: Hugging Face model type.
         parameters: Their number, the head's included.
         way: How it is run.
         fingerprint: SHA-256 (hex) of config and weights; of a random twin, of what they are made from.
-        kind: SHA-256 (hex) of all but the weights: config, tokenizer, bos and predictors. Models of one kind share
-            random twins.
+        kind: SHA-256 (hex) of all but the weights: config, tokenizer, what it adds, and predictors. Models of one
+            kind share random twins.
         context: Most positions; None: not known.
         random_seed: Seed of random weights; None: a trained model.
         run: Folder of its training run, if known.
@@ -47,7 +49,8 @@ class ProbedModel:
     path: str
     base: Any
     tokenizer: Tokenizer
-    bos: bool
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
     predictors: tuple[int, ...]
     architecture: str
     parameters: int
@@ -72,6 +75,12 @@ class ProbedModel:
         return self.way.width
 
     @property
+    def poolings(self) -> tuple[str, ...]:
+        """Poolings that it has."""
+        has = {"pred": bool(self.predictors), "cls": bool(self.prefix) and not self.way.causal}
+        return tuple(pooling for pooling in POOLINGS if has.get(pooling, True))
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         device: torch.device = self.base.get_input_embeddings().weight.device
@@ -93,7 +102,12 @@ class ProbedModel:
             tokens=self.tokens,
             notes=self.notes,
             random_seed=self.random_seed,
+            prefix=self._names(self.prefix),
+            suffix=self._names(self.suffix),
         )
+
+    def _names(self, ids: tuple[int, ...]) -> tuple[str, ...]:
+        return tuple(map(str, self.tokenizer.hf.convert_ids_to_tokens(list(ids))))
 
 
 def open_model(
@@ -135,7 +149,7 @@ def open_model(
     lm, tokenizer = loaded.lm, loaded.tokenizer
     appended = _predictors(given, tokenizer, origin, predictors)
     config = {key: value for key, value in lm.config.to_dict().items() if key not in ("_name_or_path", "dtype")}
-    kind = _digest([config, tokenizer.fingerprint, loaded.bos, appended])
+    kind = _digest([config, tokenizer.fingerprint, tokenizer.prefix, tokenizer.suffix, appended])
     if random:
         import transformers
 
@@ -155,14 +169,15 @@ def open_model(
         path=given,
         base=lm.base_model,
         tokenizer=tokenizer,
-        bos=loaded.bos,
+        prefix=tokenizer.prefix,
+        suffix=tokenizer.suffix,
         predictors=appended,
         architecture=lm.config.model_type,
         parameters=num_parameters(lm),
         way=way,
         fingerprint=print_of_weights,
         kind=kind,
-        context=context_length(lm),
+        context=_context(lm),
         random_seed=seed if random else None,
         run=origin.run,
         step=origin.step,
@@ -179,6 +194,15 @@ def _predictors(place: str, tokenizer: Tokenizer, origin: Origin, asked: int | N
     if missing:
         raise DiptychError(f"{place}: predictors: its tokenizer has no {', '.join(missing[:4])}; give fewer, or 0")
     return tuple(vocabulary[name] for name in names)
+
+
+def _context(lm: Any) -> int | None:
+    """Most positions; those of RoBERTa and its kin begin after that of padding."""
+    context = context_length(lm)
+    embeddings = getattr(lm.base_model, "embeddings", None)
+    if context is None or not hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return context
+    return context - embeddings.padding_idx - 1
 
 
 def _random_twin(lm: Any, *, seed: int, trust_remote_code: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Packing texts into rows: several short texts share one, under a block-diagonal causal mask.
+"""Packing texts into rows: several short texts share one, under a block-diagonal mask.
 
 Texts are taken longest first in batches of about equally many positions. Within a batch they go by best-fit decreasing
 into rows as long as its longest text, or :data:`ROW` positions: so neither padding nor the attention to other texts'

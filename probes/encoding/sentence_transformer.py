@@ -3,8 +3,8 @@
 ``SentenceTransformer(OUT)`` gives the representation of the last layer, after the final norm, that probes see: so MTEB
 and SetFit can use it. MODEL is what probes take: a Hugging Face folder or hub name, a run, or a checkpoint of a run.
 
-    --pooling last|mean    (default last)
-    --normalize            embeddings of length 1
+    --pooling last|mean|cls    (default last)
+    --normalize                embeddings of length 1
 """
 
 import argparse
@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenizers import processors
+
 from pretrain.command import run_command
 from pretrain.errors import DiptychError
 from probes.encoding.probed_model import ProbedModel, open_model
@@ -25,12 +27,17 @@ _MODULES = {
     "1_Pooling": "sentence_transformers.models.Pooling",
     "2_Normalize": "sentence_transformers.models.Normalize",
 }
+_POOLINGS = {
+    "last": "pooling_mode_lasttoken",
+    "mean": "pooling_mode_mean_tokens",
+    "cls": "pooling_mode_cls_token",
+}
 _LONGEST = 512
 """Most tokens of a text where the model knows no limit."""
 
 
 def write_sentence_transformer(
-    model_folder: Path, out: Path, *, pooling: Literal["last", "mean"], normalize: bool = False
+    model_folder: Path, out: Path, *, pooling: Literal["last", "mean", "cls"], normalize: bool = False
 ) -> None:
     """Writes the folder.
 
@@ -43,11 +50,13 @@ def write_sentence_transformer(
         normalize: Scale embeddings to length 1.
 
     Raises:
-        DiptychError: ``out`` exists or cannot be written, or the model cannot be opened.
+        DiptychError: ``out`` exists or cannot be written, the model cannot be opened, or it lacks the pooling.
     """
     if out.exists():
         raise DiptychError(f"{out}: exists already; choose a new folder")
     model = open_model(model_folder, dtype="auto")
+    if pooling not in model.poolings:
+        raise DiptychError(f"{model_folder}: has no pooling {pooling}; choose one of {', '.join(model.poolings)}")
     scratch = out.with_name(out.name + ".tmp")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -67,8 +76,7 @@ def _write(model: ProbedModel, folder: Path, pooling: str, normalize: bool) -> N
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     longest = (model.context or _LONGEST + len(model.predictors)) - len(model.predictors)  # cut where probes cut
     tokenizer.model_max_length = longest
-    if not model.bos:  # pretrain.tokenizer.load made it put one before every text
-        tokenizer.backend_tokenizer.post_processor = None
+    tokenizer.backend_tokenizer.post_processor = _template(model)  # pretrain.tokenizer.load made it put bos alone
     tokenizer.save_pretrained(folder)
     _check_tokenizer(model, folder)
     parts = list(_MODULES)[: 3 if normalize else 2]
@@ -78,17 +86,24 @@ def _write(model: ProbedModel, folder: Path, pooling: str, normalize: bool) -> N
     _store(folder / "modules.json", modules)
     _store(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
     _store(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
-    mode = {"last": "pooling_mode_lasttoken", "mean": "pooling_mode_mean_tokens"}
-    modes = {
-        name: name == mode[pooling]
-        for name in ("pooling_mode_cls_token", "pooling_mode_max_tokens", *sorted(mode.values()))
-    }
+    modes = {name: name == _POOLINGS[pooling] for name in ("pooling_mode_max_tokens", *sorted(_POOLINGS.values()))}
     for part in parts[1:]:
         (folder / part).mkdir()
     _store(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": model.width, **modes})
     card = f"---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n\n# {model.name}\n\n"
-    card += f"Embeddings: {pooling} token state{'s' if pooling == 'mean' else ''} of the last layer.\n"
+    which = {"last": "last token state", "mean": "mean of the token states", "cls": "first token state"}
+    card += f"Embeddings: {which[pooling]} of the last layer.\n"
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _template(model: ProbedModel) -> Any:
+    """A post-processor that adds what the model's own tokenizer adds."""
+    if not model.prefix and not model.suffix:
+        return None
+    before, after = (model.tokenizer.hf.convert_ids_to_tokens(list(ids)) for ids in (model.prefix, model.suffix))
+    added = sorted({*zip(before, model.prefix, strict=True), *zip(after, model.suffix, strict=True)})
+    single = [*before, "$A", *after]
+    return processors.TemplateProcessing(single=single, pair=[*single, "$B", *after], special_tokens=added)
 
 
 def _check_tokenizer(model: ProbedModel, folder: Path) -> None:
@@ -96,7 +111,7 @@ def _check_tokenizer(model: ProbedModel, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     text = "A text, with 12 tokens\n  or  more: naïve (x) -> y."
-    expected = [*([model.tokenizer.bos] if model.bos else []), *model.tokenizer.encode_batch([text])[0]]
+    expected = [*model.prefix, *model.tokenizer.encode_batch([text])[0], *model.suffix]
     if AutoTokenizer.from_pretrained(folder)(text)["input_ids"] != expected:
         raise DiptychError(
             f"{model.path}: AutoTokenizer, which sentence-transformers uses, gives other ids for its model type "
@@ -113,7 +128,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("out", metavar="OUT", type=Path)
-    parser.add_argument("--pooling", choices=("last", "mean"), default="last")
+    parser.add_argument("--pooling", choices=tuple(_POOLINGS), default="last")
     parser.add_argument("--normalize", action="store_true")
     arguments = parser.parse_args(argv)
     write_sentence_transformer(arguments.model, arguments.out, pooling=arguments.pooling, normalize=arguments.normalize)

@@ -11,6 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from pretrain.errors import DiptychError
 from pretrain.probing.classifier import FOLDS, Labels, fit_probe
+from pretrain.probing.copies import Copies
 from pretrain.probing.sampling import subset
 from probes.probing.scores import ProbeScore, summed, used_sizes
 from probes.probing.statistics import RESAMPLES, score_predictions
@@ -19,7 +20,13 @@ from probes.probing.statistics import RESAMPLES, score_predictions
 WORD_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
-def majority(train_y: Labels, test_y: Labels, num_classes: int, resamples: int = RESAMPLES) -> ProbeScore:
+def majority(
+    train_y: Labels,
+    test_y: Labels,
+    num_classes: int,
+    test_clusters: Labels | None = None,
+    resamples: int = RESAMPLES,
+) -> ProbeScore:
     """Always the most frequent training label, the lowest among equals; its probability is its share of train.
 
     Raises:
@@ -29,7 +36,7 @@ def majority(train_y: Labels, test_y: Labels, num_classes: int, resamples: int =
         raise DiptychError("majority: train: no rows; give labelled examples")
     counts = np.bincount(train_y, minlength=num_classes)
     predictions = np.full((1, len(test_y)), counts.argmax(), np.int64)
-    tested = score_predictions(test_y, predictions, num_classes, resamples=resamples)
+    tested = score_predictions(test_y, predictions, num_classes, clusters=test_clusters, resamples=resamples)
     return ProbeScore(
         train_size=len(train_y),
         shuffled=False,
@@ -54,6 +61,8 @@ def tfidf(
     seeds: Sequence[int] = (0,),
     strengths: Sequence[float] = WORD_STRENGTHS,
     folds: int = FOLDS,
+    train_copies: Copies | None = None,
+    test_clusters: Labels | None = None,
     resamples: int = RESAMPLES,
     place: str = "tfidf",
 ) -> tuple[ProbeScore, ...]:
@@ -73,6 +82,8 @@ def tfidf(
         seeds: One per subset.
         strengths: To choose from.
         folds: Of cross-validation.
+        train_copies: As in ``probe_scores``, likewise ``test_clusters``.
+        test_clusters: Test rows that count as one [num_test].
         resamples: Of the bootstrap.
         place: What the data are, for error messages.
 
@@ -104,8 +115,19 @@ def tfidf(
                     seed=seed,
                     strengths=strengths,
                     folds=folds,
+                    clusters=train_copies.clusters[rows] if train_copies is not None else None,
                     place=place,
                 )
             )
-        scores.append(summed(outcomes, test_y, num_classes, size, resamples=resamples, place=place))
+        scores.append(
+            summed(
+                outcomes,
+                test_y,
+                num_classes,
+                size,
+                test_clusters=test_clusters,
+                resamples=resamples,
+                place=place,
+            )
+        )
     return tuple(scores)

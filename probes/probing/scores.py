@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pretrain.errors import DiptychError
 from pretrain.probing.classifier import FOLDS, STRENGTHS, Features, Labels, ProbeOutcome, fit_probe
+from pretrain.probing.copies import Copies
 from pretrain.probing.sampling import shuffled_labels, subset
 from probes.probing.statistics import RESAMPLES, score_predictions
 from probes.results import Estimate, Score
@@ -70,6 +71,8 @@ def probe_scores(
     strengths: Sequence[float] = STRENGTHS,
     strength: float | None = None,
     folds: int = FOLDS,
+    train_copies: Copies | None = None,
+    test_clusters: Labels | None = None,
     resamples: int = RESAMPLES,
     place: str = "probe",
 ) -> tuple[ProbeScore, ...]:
@@ -92,6 +95,9 @@ def probe_scores(
         strengths: Inverse regularisations C to choose from.
         strength: C to take without cross-validation.
         folds: Of cross-validation.
+        train_copies: Which training rows belong together: in one fold, and of copies one shuffled label. None: none do.
+        test_clusters: Test rows that count as one [num_test], as in
+            :func:`~probes.probing.statistics.score_predictions`.
         resamples: Of the bootstrap.
         place: What the data are, for error messages.
 
@@ -106,7 +112,8 @@ def probe_scores(
         outcomes = []
         for seed in seeds:
             rows = subset(train_y, size, seed)
-            labels = shuffled_labels(train_y[rows], seed) if shuffled else train_y[rows]
+            copies = train_copies.of(rows) if train_copies is not None else None
+            labels = shuffled_labels(train_y[rows], seed, copies) if shuffled else train_y[rows]
             # All rows are taken as they lie: a copy of every representation would cost more than its probe.
             chosen = train_x if size == len(train_y) else train_x[rows]
             outcomes.append(
@@ -120,10 +127,11 @@ def probe_scores(
                     strengths=strengths,
                     strength=strength,
                     folds=folds,
+                    clusters=copies.clusters if copies is not None else None,
                     place=place,
                 )
             )
-        scores.append(summed(outcomes, test_y, num_classes, size, shuffled, resamples, place))
+        scores.append(summed(outcomes, test_y, num_classes, size, shuffled, test_clusters, resamples, place))
     return tuple(scores)
 
 
@@ -144,6 +152,7 @@ def summed(
     num_classes: int,
     train_size: int,
     shuffled: bool = False,
+    test_clusters: Labels | None = None,
     resamples: int = RESAMPLES,
     place: str = "probe",
 ) -> ProbeScore:
@@ -155,7 +164,7 @@ def summed(
     if not outcomes:
         raise DiptychError(f"{place}: no seeds; give at least one")
     predictions = np.stack([outcome.predictions for outcome in outcomes])
-    tested = score_predictions(test_y, predictions, num_classes, resamples=resamples)
+    tested = score_predictions(test_y, predictions, num_classes, clusters=test_clusters, resamples=resamples)
     validated = [outcome.cv_accuracy for outcome in outcomes if outcome.cv_accuracy is not None]
     return ProbeScore(
         train_size=train_size,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.polynomial import Polynomial
@@ -15,7 +16,7 @@ from probes.results import Estimate
 
 RESAMPLES = 5000
 LEVEL = 0.95
-FEW = 10  # errors, hits or disagreements, below which the bootstrap is too narrow
+FEW = 10  # texts with errors, hits or disagreements, below which the bootstrap is too narrow
 _BLOCK = 1 << 20  # entries of one block of resamples: 8 MB, and some ten such arrays at a time
 _Z = float(norm.ppf((1 + LEVEL) / 2))
 
@@ -53,16 +54,23 @@ class PairedTest:
 
 
 def score_predictions(
-    gold: ArrayLike, predictions: ArrayLike, num_classes: int, *, resamples: int = RESAMPLES, seed: int = 0
+    gold: ArrayLike,
+    predictions: ArrayLike,
+    num_classes: int,
+    *,
+    clusters: ArrayLike | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> TestScores:
-    """Accuracy and macro-F1 with 95 % percentile bootstrap intervals over test examples.
+    """Accuracy and macro-F1 with 95 % percentile bootstrap intervals over test texts.
 
-    A resample draws as many test examples as there are, with replacement, and keeps what all seeds say of each. Only
-    the number of draws of each (gold, predictions) pattern matters, and these numbers are multinomial: drawing them
-    directly is the same bootstrap at a fraction of the time. The interval speaks of other test examples, not of other
+    A resample draws as many texts as there are, with replacement and each with all of its copies (cluster bootstrap:
+    copies are right or wrong together, and would make the interval too narrow), and keeps what all seeds say of each.
+    Only the number of draws of each pattern of (gold, predictions) matters, and these numbers are multinomial: drawing
+    them directly is the same bootstrap at a fraction of the time. The interval speaks of other test texts, not of other
     training sets; ``std`` speaks of the seeds.
 
-    With few errors the bootstrap is too narrow, and without errors it has no width. Where fewer than ``FEW`` examples
+    With few errors the bootstrap is too narrow, and without errors it has no width. Where fewer than ``FEW`` texts
     are wrong, or right, the interval of the accuracy therefore is the union of the bootstrap's and of Wilson's score
     interval at the mean over seeds. That takes the seeds as one, and so is never narrower than it ought to be. Macro-F1
     has no such correction: its interval is too narrow there.
@@ -71,6 +79,8 @@ def score_predictions(
         gold: Labels [num_test].
         predictions: Labels [num_test] or [seeds, num_test].
         num_classes: Labels are 0 … num_classes − 1.
+        clusters: Examples with one number, such as copies of a text, are drawn together [num_test]; None: each is on
+            its own.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
@@ -78,25 +88,38 @@ def score_predictions(
         DiptychError: No examples, shapes that do not fit, or labels out of range.
     """
     gold_labels, said = _labels(gold, predictions, num_classes)
-    patterns, counts = np.unique(np.vstack([gold_labels, said]), axis=1, return_counts=True)
+    patterns, pattern_of, counts = np.unique(
+        np.vstack([gold_labels, said]), axis=1, return_inverse=True, return_counts=True
+    )
     sums = [_class_sums(patterns[0], row, num_classes) for row in patterns[1:]]
 
     def scores(draws: Array) -> Array:
         """[draws, patterns] -> accuracy and macro-F1 [2, seeds, draws]."""
         return np.stack([_scores(draws @ hits, draws @ occurrences) for hits, occurrences in sums], axis=1)
 
-    drawn = [scores(draws).mean(axis=1) for draws in _resampled(counts, resamples, seed, num_classes)]
+    contents, numbers = _cluster_patterns(pattern_of, _numbers(clusters, len(gold_labels)))
+    drawn = [
+        scores(draws @ contents).mean(axis=1)
+        for draws in _resampled(numbers, resamples, seed, max(num_classes, len(counts)))
+    ]
     accuracy, macro_f1 = map(_estimate, scores(counts[None].astype(np.float64))[:, :, 0], np.concatenate(drawn, axis=1))
-    return TestScores(_widened(accuracy, len(gold_labels)), macro_f1)
+    return TestScores(_widened(accuracy, int(numbers.sum())), macro_f1)
 
 
 def compare(
-    gold: ArrayLike, first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
+    gold: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    clusters: ArrayLike | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> PairedTest:
     """Whether two systems differ in accuracy: paired bootstrap of the difference and McNemar's exact test.
 
-    Both are judged on the same resamples of the test examples, each example by the share of a system's seeds that are
-    right.
+    Both are judged on the same resamples of the test texts, each example by the share of a system's seeds that are
+    right. Copies of a text are drawn together, and are one text in McNemar's test: a text that occurs fifty times is no
+    more evidence than one that occurs once.
 
     Where the systems differ on few examples the bootstrap is too narrow, and where they differ on none it has no
     width. Below ``FEW`` such examples the interval therefore is the union of the bootstrap's and of Tango's score
@@ -114,6 +137,7 @@ def compare(
         first: Predictions of the first system, [num_test] or [seeds, num_test].
         second: Of the second, likewise; its number of seeds may differ. With equal numbers ``std`` is that of the
             differences seed by seed, otherwise None.
+        clusters: As in :func:`score_predictions`.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
@@ -127,32 +151,38 @@ def compare(
     _, second_said = _labels(gold, second)
     right, other = first_said == gold_labels, second_said == gold_labels
     # Whole numbers: equal systems differ by exactly nothing, whatever the number of seeds.
-    signed = right.sum(axis=0) * len(other) - other.sum(axis=0) * len(right)
-    values, counts = np.unique(signed, return_counts=True)
-    weights = values / (len(right) * len(other) * len(gold_labels))
-    drawn = np.concatenate([draws @ weights for draws in _resampled(counts, resamples, seed)])
+    of, num_clusters = _numbers(clusters, len(gold_labels))
+    signed = _signed(right, other, of, num_clusters)
+    pairs, counts = np.unique(np.stack([signed, np.bincount(of, minlength=num_clusters)]), axis=1, return_counts=True)
+    judgements = len(right) * len(other)
+    drawn = np.concatenate(
+        [draws @ pairs[0] / (judgements * (draws @ pairs[1])) for draws in _resampled(counts, resamples, seed)]
+    )
     by_seed = right.mean(axis=1) - other.mean(axis=1) if len(right) == len(other) else np.zeros(0)
     low, high = _interval(drawn)
+    weights = pairs[0] / (judgements * len(gold_labels))
     if not _copies(first_said, second_said):
-        wins, losses = (float(counts @ np.maximum(side * weights, 0)) * len(gold_labels) for side in (1, -1))
-        low, high = _tango_widened(low, high, wins, losses, len(gold_labels))
+        wins, losses = (float(counts @ np.maximum(side * weights, 0)) * num_clusters for side in (1, -1))
+        low, high = _tango_widened(low, high, wins, losses, num_clusters)
     std = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
-    return PairedTest(Estimate(float(counts @ weights), low, high, std), mcnemar(right, other))
+    return PairedTest(Estimate(float(counts @ weights), low, high, std), mcnemar(right, other, of))
 
 
-def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> float:
+def mcnemar(first_right: ArrayLike, second_right: ArrayLike, clusters: ArrayLike | None = None) -> float:
     """McNemar's exact test: two-sided binomial p-value of the examples that only one of two systems gets right.
 
     With several seeds an example counts for the system of which the larger share of seeds is right, and for neither
-    where the shares are equal (the sign test, which McNemar's is with one seed). No mid-p correction: errors of the
-    first kind stay at or below the level.
+    where the shares are equal (the sign test, which McNemar's is with one seed). Likewise copies of a text count as one
+    example, for the system that is right about more of them. No mid-p correction: errors of the first kind stay at or
+    below the level.
 
     Args:
         first_right: Whether the first system is right, bool [num_test] or [seeds, num_test].
         second_right: Likewise for the second.
+        clusters: As in :func:`score_predictions`.
     """
     first, second = np.atleast_2d(np.asarray(first_right, bool)), np.atleast_2d(np.asarray(second_right, bool))
-    signed = first.sum(axis=0) * len(second) - second.sum(axis=0) * len(first)
+    signed = _signed(first, second, *_numbers(clusters, first.shape[1]))
     wins, losses = int((signed > 0).sum()), int((signed < 0).sum())
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
@@ -190,6 +220,45 @@ def _labels(
     if not np.issubdtype(both.dtype, np.integer) or (num_classes and not (0 <= both.min() <= both.max() < num_classes)):
         raise DiptychError(f"labels and predictions must be integers from 0 to {(num_classes or 0) - 1}")
     return gold_labels.astype(np.int64), said.astype(np.int64)
+
+
+def _numbers(clusters: ArrayLike | None, count: int) -> tuple[NDArray[np.int64], int]:
+    """The cluster of each example, numbered from 0 [num_test], and their number."""
+    if clusters is None:
+        return np.arange(count), count
+    known, numbers = np.unique(np.asarray(clusters), return_inverse=True)
+    if numbers.shape != (count,):
+        raise DiptychError(f"clusters of shape {numbers.shape} for {count} examples: one per example")
+    return numbers.astype(np.int64), len(known)
+
+
+def _signed(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], clusters: NDArray[np.int64], num_clusters: int
+) -> NDArray[np.int64]:
+    """By how many judgements the first system is ahead in each cluster: seeds of it times seeds of the other."""
+    ahead = first.sum(axis=0) * len(second) - second.sum(axis=0) * len(first)
+    found = np.zeros(num_clusters, np.int64)
+    np.add.at(found, clusters, ahead)
+    return found
+
+
+def _cluster_patterns(
+    pattern_of: NDArray[np.int64], clusters: tuple[NDArray[np.int64], int]
+) -> tuple[csr_array, NDArray[np.int64]]:
+    """What different clusters hold, [kinds, patterns], and how many clusters are of each kind."""
+    of, num_clusters = clusters
+    rows = (np.ones(len(of)), (of, pattern_of.ravel()))
+    held = csr_array(rows, shape=(num_clusters, int(pattern_of.max()) + 1))
+    held.sum_duplicates()
+    known: dict[tuple[bytes, bytes], int] = {}
+    kinds = [
+        known.setdefault((held.indices[start:stop].tobytes(), held.data[start:stop].tobytes()), cluster)
+        for cluster, (start, stop) in enumerate(pairwise(held.indptr.tolist()))
+    ]
+    firsts, numbers = np.unique(kinds, return_counts=True)
+    # In the order of the patterns: without copies the kinds are the patterns.
+    order = np.lexsort((firsts, held.indices[held.indptr[firsts]]))
+    return held[firsts[order]], numbers[order]
 
 
 def _resampled(counts: NDArray[np.int64], resamples: int, seed: int, width: int = 1) -> Iterator[Array]:

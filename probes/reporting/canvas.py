@@ -24,6 +24,7 @@ _DOTS_PER_INCH = 150
 
 _LEVELS: dict[str, tuple[str, Any]] = {
     "tfidf": ("ink", (0, (6, 2))),
+    "cut words": ("ink", (0, (2, 2))),
     "majority": ("soft", (0, (1, 1.5))),
     "shuffled": ("soft", (0, (4, 2, 1, 2))),
 }

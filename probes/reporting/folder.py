@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pretrain.errors import DiptychError
 from pretrain.preparation.workers import write_text, write_whole
+from probes import examples
 from probes.reporting import markdown, page
 from probes.reporting.canvas import PNG_MARK
 from probes.reporting.charts import FILE_NAME, draw_charts
@@ -45,12 +46,13 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         DiptychError: It is no folder, or a file there has a name of the report's (``index.html``, ``report.md``,
-            ``report.json``, or that of a chart in ``figures``) and no earlier report wrote it.
+            ``report.json``, ``predictions.parquet``, or that of a chart in ``figures``) and no earlier report wrote it.
     """
     for place in (folder, folder / "figures"):
         if place.exists() and not place.is_dir():
             raise DiptychError(f"{place}: is not a folder; move it, or name another folder for the report")
     _check(folder / "report.json", _is_json)
+    _check(folder / examples.FILE, examples.is_predictions)
     _check(folder / "report.md", lambda path: _begins(path, markdown.MARK))
     _check(folder / "index.html", lambda path: _begins(path, 'content="Diptych probing report"'))
     for path in _pictures(folder):

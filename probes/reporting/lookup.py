@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from probes.reporting.phrases import CONTROLS, POOLINGS, system_title
-from probes.results import Comparison, Estimate, ModelFacts, Report, Score
+from probes.reporting.phrases import CONTROLS, POOLINGS, is_control, system_title
+from probes.results import CUT_WORDS, Comparison, Estimate, ModelFacts, Report, Score
 
 _MOST_NAMES = 3
 
@@ -54,8 +54,13 @@ def named(report: Report, system: str) -> str:
 
 def controls(report: Report) -> list[str]:
     """Systems without a model that were scored, the strongest kind first."""
-    scored = {score.system for score in report.scores}
-    return [name for name in CONTROLS if name in scored]
+    scored = dict.fromkeys(score.system for score in report.scores)
+    return [*(name for name in scored if name.startswith(CUT_WORDS)), *(name for name in CONTROLS if name in scored)]
+
+
+def equal_words(report: Report, set_name: str, system: str) -> str:
+    """The TF-IDF words of the same input as a model's."""
+    return report.equal_input.get(set_name, {}).get(system, "tfidf")
 
 
 def systems(report: Report) -> list[str]:
@@ -122,7 +127,7 @@ def compared(report: Report, set_name: str, first: str, second: str, pooling: st
 
 def ranked(report: Report, set_name: str, pooling: str | None = None) -> list[Score]:
     """Every system's chosen score on a set, the best first; controls have every pooling."""
-    chosen = [report.chosen(set_name, system, None if system in CONTROLS else pooling) for system in systems(report)]
+    chosen = [report.chosen(set_name, system, None if is_control(system) else pooling) for system in systems(report)]
     return sorted((score for score in chosen if score), key=lambda score: -score.accuracy.value)
 
 

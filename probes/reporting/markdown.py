@@ -11,6 +11,7 @@ from probes.reporting.summary import summarise
 from probes.reporting.tables import (
     Cell,
     Table,
+    class_table,
     comparison_table,
     confusion_table,
     data_table,
@@ -52,7 +53,13 @@ def render(report: Report, charts: Sequence[Chart]) -> str:
         *_section("Projections", _pictures(charts, "projection")),
         *_section("Confusion", *_confusions(report)),
         *_section("Examples it gets wrong", *_wrong(report)),
-        *_section("Data", _table(data_table(report)), *_notes(report), _table(truncation_table(report))),
+        *_section(
+            "Data",
+            _table(data_table(report)),
+            _table(class_table(report)),
+            *_notes(report),
+            _table(truncation_table(report)),
+        ),
         *_section("Models", _table(model_table(report)), _listed(_model_notes(report))),
         *_section("All scores", _table(score_table(report))),
         *_section("Settings", *_settings(report)),
@@ -129,6 +136,11 @@ def _wrong(report: Report) -> list[str]:
 
 def _heading(title: str, system: str, at: str) -> str:
     return f"### {_text(title)}: {_text(system)}{f' ({_text(at)})' if at else ''}"
+
+
+def _data(report: Report) -> list[str]:
+    tables = [_table(table(report)) for table in (data_table, class_table, truncation_table)]
+    return [*tables[:2], *_notes(report), *tables[2:]]
 
 
 def _notes(report: Report) -> list[str]:

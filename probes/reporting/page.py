@@ -28,6 +28,7 @@ from probes.reporting.pieces import (
 from probes.reporting.summary import summarise
 from probes.reporting.svg import share
 from probes.reporting.tables import (
+    class_table,
     comparison_table,
     confusion_table,
     data_table,
@@ -189,6 +190,9 @@ def _who(report: Report, one: Predictions) -> str:
 def _data(report: Report, marks: Marks) -> str:
     table = data_table(report)
     parts = [grid(table, marks, kind="cards")] if table else []
+    balance = class_table(report)
+    if balance:
+        parts.append(f"<h3>Classes</h3>\n{grid(balance, marks, box='tall' if len(balance.rows) > 15 else '')}")
     for title, notes in (("Overlaps", "overlaps"), ("Notes", "notes")):
         lists = "".join(
             f"<div{marks.of(facts.name)}><h4>{text(facts.title)}</h4>{listed(getattr(facts, notes))}</div>\n"

@@ -6,11 +6,16 @@ from statistics import mean, stdev
 from typing import Any
 
 from pretrain.inspection.visible import visible
-from probes.results import Comparison, Estimate, Report, Score
+from probes.results import CUT_WORDS, Comparison, Estimate, Report, Score
 
-POOLINGS = {"last": "last token", "mean": "mean of tokens", "pred": "last [PRED] token"}
+POOLINGS = {"last": "last token", "mean": "mean of tokens", "cls": "first token", "pred": "last [PRED] token"}
 CONTROLS = {"tfidf": "TF-IDF words", "majority": "majority class"}
 NONE = "–"
+
+
+def is_control(system: str) -> bool:
+    """Whether a system is no model."""
+    return system in CONTROLS or system.startswith(CUT_WORDS)
 
 
 def percent(share: float) -> str:
@@ -75,11 +80,15 @@ def place(score: Score) -> str:
 
 def system_title(system: str) -> str:
     """A system for people."""
+    if system.startswith(CUT_WORDS):
+        return f"TF-IDF words, as read by {visible(system.removeprefix(CUT_WORDS))}"
     return CONTROLS.get(system, visible(system))
 
 
 def quoted(system: str) -> str:
     """A system within a sentence: a model's name between backticks."""
+    if system.startswith(CUT_WORDS):
+        return f"TF-IDF words of what {quoted(system.removeprefix(CUT_WORDS))} reads"
     return CONTROLS.get(system) or f"`{visible(system).replace('`', chr(39))}`"
 
 

@@ -16,7 +16,7 @@ from probes.reporting.lookup import (
     twins,
     whole,
 )
-from probes.reporting.phrases import CONTROLS, system_title
+from probes.reporting.phrases import is_control, system_title
 from probes.results import Estimate, ModelFacts, Report, Score
 
 
@@ -92,8 +92,9 @@ def learning_lines(report: Report, set_name: str, pooling: str) -> list[Line]:
         lines += _line(label(report, name), look, random, _by_size(report, set_name, name, pooling))
     if not any(len(line.places) > 1 for line in lines):
         return []
-    if "tfidf" in controls(report):
-        lines += _line(system_title("tfidf"), None, False, _by_size(report, set_name, "tfidf", None))
+    words = [name for name in controls(report) if name != "majority" and report.chosen(set_name, name)]
+    for name in words[:-1] or words:  # where models cut texts, what they read: two kinds would look alike
+        lines += _line(system_title(name), None, False, _by_size(report, set_name, name, None))
     return lines
 
 
@@ -124,8 +125,9 @@ def levels(report: Report, set_name: str, pooling: str, *, words: bool = True) -
     found = []
     for name in controls(report):
         score = report.chosen(set_name, name)
-        if score and (words or name != "tfidf"):
-            found.append(Level(system_title(name), name, score.accuracy.value))
+        if score and (words or name == "majority"):
+            kind = name if name in ("tfidf", "majority") else "cut words"
+            found.append(Level(system_title(name), kind, score.accuracy.value))
     control = shuffled(report, set_name, pooling)
     if control:
         found.append(Level("shuffled labels, highest", "shuffled", control.accuracy.value))
@@ -141,7 +143,7 @@ def _of(report: Report, set_name: str, system: str, pooling: str | None) -> list
 
 
 def _by_size(report: Report, set_name: str, system: str, pooling: str | None) -> list[tuple[float, Estimate]]:
-    chosen = report.chosen(set_name, system, None if system in CONTROLS else pooling)
+    chosen = report.chosen(set_name, system, None if is_control(system) else pooling)
     by_size: dict[int, list[Score]] = {}
     for score in _of(report, set_name, system, pooling):
         by_size.setdefault(score.train_size, []).append(score)

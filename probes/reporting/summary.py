@@ -1,9 +1,11 @@
 """What was found, in sentences that can be read alone; names of models stand between backticks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from probes.reporting.lookup import compared, shuffled_twin, trained, twins_of
+from probes.reporting.balance import shift_sentence, shifted
+from probes.reporting.lookup import compared, equal_words, shuffled_twin, trained, twins_of
 from probes.reporting.phrases import (
     counted,
     interval,
@@ -18,6 +20,7 @@ from probes.reporting.phrases import (
 from probes.results import Comparison, Report, Score, SetFacts
 
 _MOST_PAIRS = 3
+_POOLED = {"mean": "mean", "last": "last-token", "cls": "first-token", "pred": "last-[PRED]"}
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,12 @@ def _set_sentences(report: Report, facts: SetFacts) -> str:
     parts = [_reading(report, facts, title, best, preferred=len(order) > 1)]
     if len(order) > 1:
         parts.append(_against(report, best, order[1]))
-    words = report.chosen(facts.name, "tfidf")
+    equal = equal_words(report, facts.name, best.system)
+    words, whole = report.chosen(facts.name, equal), report.chosen(facts.name, "tfidf")
     if words:
         parts.append(_against(report, best, words))
+    if whole and equal != "tfidf":
+        parts[-1] += f"; TF-IDF words of the whole texts reach {percent(whole.accuracy.value)} %"
     return " ".join([", ".join(parts) + ".", *_floor(report, facts, best)])
 
 
@@ -122,7 +128,7 @@ def _reading(report: Report, facts: SetFacts, title: str, best: Score, *, prefer
     where = layer_title(report, best.system, best.layer)
     reads = {False: "sentiment", True: "labels that are not sentiment", None: "the label"}[facts.control]
     by = ", which cross-validation prefers," if preferred else ""
-    pooled = {"mean": "mean", "last": "last-token", "pred": "last-[PRED]"}.get(best.pooling or "", best.pooling)
+    pooled = _POOLED.get(best.pooling or "", best.pooling)
     return (
         f"On {title} the {pooled} representation of {quoted(best.system)} at {where}{by} reads {reads} with "
         f"{percent(best.accuracy.value)} % accuracy (95 % interval {interval(best.accuracy, ' to ')})"
@@ -189,9 +195,15 @@ def _cautions(report: Report) -> list[str]:
     loose = sum(not score.converged for score in report.scores)
     if loose:
         cautions.append(f"{loose:,} of {counted(len(report.scores), 'probe')} stopped before they had converged.")
-    shared = [facts.title for facts in report.sets if facts.overlaps]
+    shared = [facts for facts in report.sets if facts.overlaps]
     if shared:
-        cautions.append(f"Texts are shared between splits or sets on {', '.join(shared)}; see Data.")
+        cautions.append(f"Texts are shared between splits or sets on {_titles(shared)}; see Data.")
+    copied = [facts for facts in report.sets if facts.train_copies + facts.test_copies]
+    if copied:
+        number = sum(facts.train_copies + facts.test_copies for facts in copied)
+        repeat = f"{counted(number, 'text repeats', 'texts repeat')} another of the same split"
+        cautions.append(f"{repeat} on {_titles(copied)}; see Data.")
+    cautions += [shift_sentence(facts) for facts in report.sets if shifted(facts)]
     cut = sum(number for by_set in report.truncated.values() for number in by_set.values())
     if cut:
         cautions.append(
@@ -201,3 +213,7 @@ def _cautions(report: Report) -> list[str]:
     if len(names) > 1 and not any({one.first, one.second} <= names for one in report.comparisons):
         cautions.append("The models were not compared on the same examples: differences are untested.")
     return cautions
+
+
+def _titles(sets: Sequence[SetFacts]) -> str:
+    return ", ".join(facts.title for facts in sets)

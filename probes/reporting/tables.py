@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from probes.reporting.balance import class_shares, shifted
 from probes.reporting.geometry_charts import MEASURES
 from probes.reporting.lookup import clear_best, controls, families, named, sharers, trained
 from probes.reporting.phrases import (
-    CONTROLS,
     NONE,
     interval,
+    is_control,
     over_seeds,
     p_value,
     percent,
@@ -16,7 +17,7 @@ from probes.reporting.phrases import (
     points,
     pooling_title,
 )
-from probes.results import Predictions, Report, Score, SetFacts
+from probes.results import CUT_WORDS, Predictions, Report, Score, SetFacts
 
 _OWN = "each at its chosen pooling"
 _SENTIMENT = {False: "yes", True: "no (control)", None: "not known"}
@@ -91,6 +92,7 @@ def main_table(report: Report, pooling: str | None = None) -> Table | None:
     if not rows:
         return None
     chosen = "Layer and pooling" if pooling is None else "The layer"
+    cut = " TF-IDF words as read by a model: of the beginnings of texts that it read, on sets of which it cut some."
     several = " Random weights: mean and standard deviation (sd) over seeds of the weights."
     return Table(
         ("set", *(named(report, names[0]).replace(", seed 0", "") for names in columns)),
@@ -100,12 +102,13 @@ def main_table(report: Report, pooling: str | None = None) -> Table | None:
         f"fewer than 10 are wrong or right). {chosen} of each model "
         f"{'were' if pooling is None else 'was'} chosen by cross-validation on the training split. "
         "Bold: best of the row, where a comparison of these very probes finds it different from the next best."
-        + (several if any(len(names) > 1 for names in columns) else ""),
+        + (several if any(len(names) > 1 for names in columns) else "")
+        + (cut if any(names[0].startswith(CUT_WORDS) for names in columns) else ""),
     )
 
 
 def _at(system: str, pooling: str | None) -> str | None:
-    return None if system in CONTROLS else pooling
+    return None if is_control(system) else pooling
 
 
 def _score_cell(scores: Sequence[Score], best: str | None) -> Cell:
@@ -218,18 +221,41 @@ def data_table(report: Report) -> Table | None:
             cells(
                 Cell(facts.title, facts.name if facts.name != facts.title else ""),
                 _SENTIMENT[facts.control],
-                f"{facts.num_train:,}",
-                f"{facts.num_test:,}",
-                ", ".join(
-                    f"{name} {count:,}" for name, count in zip(facts.label_names, facts.test_counts, strict=True)
-                ),
+                str(len(facts.label_names)),
+                _with_copies(facts.num_train, facts.train_copies),
+                _with_copies(facts.num_test, facts.test_copies),
                 Cell(facts.source, f"fingerprint {facts.fingerprint[:12]}"),
             ),
             facts.name,
         )
         for facts in report.sets
     ]
-    return _table(("set", "sentiment", "train", "test", "test examples by label", "source"), rows, (0, 1, 4, 5))
+    caption = (
+        "Copies: texts that an earlier one of the split equals, case, space and punctuation aside. They are in one "
+        "fold of cross-validation, have one shuffled label, are drawn together for intervals, and are one in tests."
+    )
+    return _table(("set", "sentiment", "classes", "train", "test", "source"), rows, (0, 1, 5), caption)
+
+
+def class_table(report: Report) -> Table | None:
+    """How many examples of each class train and test have."""
+    rows = []
+    for facts in report.sets:
+        moved = shifted(facts)
+        for label, name in enumerate(facts.label_names):
+            train, test = class_shares(facts, label)
+            shares = (
+                NONE if train is None else Cell(percent(train), f"{facts.train_counts[label]:,}"),
+                Cell(percent(test), f"{facts.test_counts[label]:,}"),
+                NONE if train is None else Cell(points(test - train), strong=moved),
+            )
+            rows.append(Row(cells(facts.title, name, *shares), facts.name))
+    caption = "Shares of the classes in %, with the numbers of examples. Bold: a marked shift."
+    return _table(("set", "class", "train", "test", "points"), rows, (0, 1), caption)
+
+
+def _with_copies(texts: int, copies: int) -> Cell:
+    return Cell(f"{texts:,}", f"{copies:,} {'copy' if copies == 1 else 'copies'}" if copies else "")
 
 
 def model_table(report: Report) -> Table | None:
@@ -246,12 +272,14 @@ def model_table(report: Report) -> Table | None:
             f"{model.parameters:,}",
             str(model.layers - 1),
             str(model.width),
+            " ".join([*model.prefix, "text", *model.suffix]),
             Cell(", ".join(progress) or NONE, model.run or ""),
             Cell(model.path, f"fingerprint {model.fingerprint[:12]}"),
         )
         rows.append(Row(cells(*texts)))
-    head = ("model", "architecture", "parameters", "blocks", "width", "training", "from")
-    return _table(head, rows, (0, 1, 5, 6))
+    head = ("model", "architecture", "parameters", "blocks", "width", "reads", "training", "from")
+    caption = "Reads: a text with the tokens that the model's tokenizer adds to it."
+    return _table(head, rows, (0, 1, 5, 6, 7), caption)
 
 
 def truncation_table(report: Report) -> Table | None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pretrain.errors import DiptychError
+from pretrain.probing.copies import find_copies
 from probes.sets.labelled import LabelledSet, Split
-from probes.sets.overlaps import same_text_key
 from probes.sets.rows import Label, Row
+from probes.sets.same_text import same_text_key
 
 MAX_CLASSES = 1000
 """A column with more labels is an identifier, a date or a measurement; tables of so many classes nobody reads."""
@@ -113,7 +114,7 @@ def make_set(
         total = sum(found.num_filled for found in gathered.values())
         said.append(
             f"there is one split only: {gathered['test'].num_filled:,} of {total:,} texts were made the test split by "
-            "a hash of the text, whatever their class"
+            "a hash of the text, whatever their class" + (", groups as a whole" if _has_groups(gathered) else "")
         )
     places = {split: found.place or source for split, found in gathered.items()}
     rows = {split: found.rows for split, found in gathered.items()}
@@ -139,6 +140,7 @@ def make_set(
         split: Split(
             tuple(row.text for row in own),
             np.array([numbers[str(classes[row.raw])] for row in own], np.int64),
+            tuple(row.group for row in own) if any(row.group is not None for row in own) else (),
         )
         for split, own in rows.items()
     }
@@ -213,17 +215,24 @@ def _class_names(rows: Sequence[Row], naming: Naming) -> dict[Label, str | None]
 
 
 def _divided(whole: Gathered, test_share: float, max_train: int | None, max_test: int | None) -> dict[str, Gathered]:
-    """Training and test rows by a hash of the text; the same on every call, with equal texts on one side."""
+    """Training and test rows by a hash of the text; the same on every call, equal texts and groups on one side."""
     train: list[Row] = []
     test: list[Row] = []
-    for row in whole.rows:
-        digest = _digest("split", same_text_key(row.text) or row.text)
+    keys = [same_text_key(row.text) or row.text for row in whole.rows]
+    clusters = find_copies(keys, [row.group for row in whole.rows]).clusters.tolist()
+    first: dict[int, str] = {}
+    for row, key, cluster in zip(whole.rows, keys, clusters, strict=True):
+        digest = _digest("split", first.setdefault(cluster, key))
         (test if int.from_bytes(digest, "big") < test_share * 2**128 else train).append(row)
     divided = {"train": Gathered(train, max_train), "test": Gathered(test, max_test)}
     divided["train"].num_empty = whole.num_empty  # they are of no side
     for found in divided.values():
         found.place = whole.place
     return divided
+
+
+def _has_groups(gathered: Mapping[str, Gathered]) -> bool:
+    return any(row.group is not None for found in gathered.values() for row in found.rows)
 
 
 def _thinned(rows: Iterable[Row], most: int | None) -> list[Row]:

@@ -7,6 +7,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from pretrain.probing.copies import Copies, find_copies
+from probes.sets.same_text import same_text_key
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -15,10 +18,13 @@ class Split:
     Attributes:
         texts: None is empty.
         labels: int64 [num_texts], from 0 to the number of classes - 1.
+        groups: What texts that must not be divided have in common, such as their author; None of a text: nothing.
+            Empty: there are no groups.
     """
 
     texts: tuple[str, ...]
     labels: npt.NDArray[np.int64]
+    groups: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -26,6 +32,16 @@ class Split:
     def counts(self, num_classes: int) -> tuple[int, ...]:
         """Number of texts by label."""
         return tuple(np.bincount(self.labels, minlength=num_classes).tolist())
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """What copies of a text have in common: all but case, space and punctuation, or the text if nothing is left."""
+        return tuple(same_text_key(text) or text for text in self.texts)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Which texts belong together."""
+        return find_copies(self.keys, self.groups or None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +68,21 @@ class LabelledSet:
     control: bool | None = None
     notes: tuple[str, ...] = ()
 
+    def test_in_train(self, *, groups: bool = False) -> npt.NDArray[np.bool_]:
+        """Which test texts, or groups of test texts, are also in train [num_test]."""
+        known = set(self.train.groups) - {None} if groups else set(self.train.keys)
+        own = (self.test.groups or (None,) * len(self.test)) if groups else self.test.keys
+        return np.array([key in known for key in own], np.bool_)
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the texts and labels of both splits."""
+        """SHA-256 (hex) of the texts, labels and groups of both splits."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             digest.update(f"{len(split)}\n".encode())
             for text, label in zip(split.texts, split.labels.tolist(), strict=True):
                 data = text.encode()
                 digest.update(f"{label} {len(data)}\n".encode() + data)
+            if split.groups:
+                digest.update("\0".join(group or "" for group in split.groups).encode())
         return digest.hexdigest()

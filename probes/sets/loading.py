@@ -106,7 +106,11 @@ def _from_repository(name: str, known: RegisteredSet, options: SetOptions) -> La
 def _columns(known: RegisteredSet | None, options: SetOptions) -> dict[str, Any]:
     own = (known.text,) if known is not None and known.text is not None else ()
     text = (options.text,) if options.text is not None else (*own, *_USUAL_TEXT)
-    return {"text_columns": tuple(dict.fromkeys(text)), "label_column": options.label or "label"}
+    return {
+        "text_columns": tuple(dict.fromkeys(text)),
+        "label_column": options.label or "label",
+        "group": options.group,
+    }
 
 
 def _made(

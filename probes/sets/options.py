@@ -13,6 +13,7 @@ class SetOptions:
         text: Columns that make up a text, joined by line ends; none: the registered ones, else the first of ``text``,
             ``sentence`` and ``review`` that there is.
         label: Column of the class; none: ``label``.
+        group: Column whose equal values are never divided, neither by folds nor by a division into train and test.
         train_split: Split to train on; none: ``train``.
         test_split: Split to test on; none: ``test``. The same as ``train_split``: that one is divided.
         test_share: Share of the texts that become the test split where there is only one.
@@ -28,6 +29,7 @@ class SetOptions:
 
     text: tuple[str, ...] | None = None
     label: str | None = None
+    group: str | None = None
     train_split: str | None = None
     test_split: str | None = None
     test_share: float = 0.2
@@ -43,5 +45,7 @@ class SetOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DiptychError(f"{name}: {value} is less than 1; leave it out or raise it")
+        if self.group == "":
+            raise DiptychError("group: the column has no name; name it or leave group out")
         if self.text is not None and not all(self.text):
             raise DiptychError("text: a column has no name; name it or leave text out")

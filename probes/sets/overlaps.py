@@ -1,24 +1,18 @@
 """Texts that the splits of labelled sets share."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 
 from pretrain.errors import DiptychError
 from probes.sets.labelled import LabelledSet, Split
-
-_NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
-
-
-def same_text_key(text: str) -> str:
-    """What texts have in common that differ in case, space and punctuation only; empty without letters and digits."""
-    return _NEITHER_LETTER_NOR_DIGIT.sub("", text.casefold())
+from probes.sets.same_text import same_text_key
 
 
 def find_overlaps(sets: Sequence[LabelledSet]) -> dict[str, tuple[str, ...]]:
-    """Counts the texts that train and test of a set share, and those that two sets share.
+    """Counts the texts, and groups, that train and test of a set share, and the texts that two sets share.
 
-    Texts are the same if they are after :func:`same_text_key`; there is no least length, so "No." is one, too.
+    Texts are the same if they are after :func:`~probes.sets.same_text.same_text_key`; there is no least length, so
+    "No." is one, too.
 
     Args:
         sets: With different names.
@@ -50,6 +44,10 @@ def find_overlaps(sets: Sequence[LabelledSet]) -> dict[str, tuple[str, ...]]:
                         verb = "is" if count == 1 else "are"
                         sentences.append(f"{count:,} of {len(own[split]):,} {split} texts {verb} in {whose}")
         found[name] = tuple(sentences)
+    for item in sets:
+        if count := int(item.test_in_train(groups=True).sum()):
+            sentence = f"{count:,} of {len(item.test):,} test texts {'is' if count == 1 else 'are'} of groups in train"
+            found[item.name] = (sentence, *found[item.name])
     return found
 
 

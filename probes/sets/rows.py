@@ -53,7 +53,9 @@ class LabelledRows(ColumnSource):
         """
         available = list(available)
         text = self._text(available, file)
-        return [name for name in available if name in (*text, self.label_column, *NAME_COLUMNS)]
+        if self.group is not None and self.group not in available:
+            raise DiptychError(_no_group(file, self.group, available))
+        return [name for name in available if name in (*text, self.label_column, *NAME_COLUMNS, self.group)]
 
     def to_record(self, row: Mapping[str, Any], file: str, line: int) -> Row:
         """The text and the class of a row.
@@ -68,7 +70,24 @@ class LabelledRows(ColumnSource):
             return Row({}, file, line)
         name = next((row[name] for name in NAME_COLUMNS if isinstance(row.get(name), str) and row[name]), None)
         label = parse_label(row[self.label_column], place)
-        return Row({}, file, line, text=text, raw=label, class_name=name if isinstance(label, int) else None)
+        group = None
+        if self.group is not None:
+            if self.group not in row:
+                raise DiptychError(_no_group(place, self.group, row))
+            value = row[self.group]
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):
+                raise DiptychError(
+                    f"{place}: group {value!r} is of type {type(value).__name__}, but a group is a text or a whole "
+                    "number; convert it"
+                )
+            group = None if value in (None, "") else str(value)
+        return Row(
+            *({}, file, line),
+            group=group,
+            text=text,
+            raw=label,
+            class_name=name if isinstance(label, int) else None,
+        )
 
     def rows(self) -> Iterator[Row]:
         """Yields all rows in order.
@@ -96,6 +115,10 @@ class LabelledRows(ColumnSource):
         raise DiptychError(
             f"{place}: no column {wanted}; it has {listed(available)}; name the column of the texts with --text"
         )
+
+
+def _no_group(place: str, group: str, available: Iterable[str]) -> str:
+    return f"{place}: no column {group!r}; it has {listed(available)}; name the column of the groups with --group"
 
 
 def parse_label(value: object, place: str) -> Label:
