@@ -140,7 +140,8 @@ class SetProber:
             )
 
         systems = [(system,) for system in inputs]
-        curves = {"majority": (majority(train.labels, test.labels, classes, test.copies.clusters),)}
+        largest = majority(train.labels, test.labels, classes, test.copies.clusters)
+        curves: dict[str, tuple[ProbeScore, ...]] = {"majority": (largest,)}
         for (system,), curve in zip(systems, self.attempts.shared(self.name, systems, words), strict=True):
             curves[system] = curve or ()
         scores = []

@@ -183,7 +183,8 @@ class _Job:
         layers, poolings, count, width = self.shape
         fewest, most = WINDOW_TEXTS
         size = max(fewest, min(most, WINDOW_BYTES // (layers * poolings * width * 4)))
-        ranks, cut = self.ranks, {}
+        ranks = self.ranks
+        cut: dict[int, int] = {}
         threads = torch.get_num_threads() if self.model.device.type == "cpu" else 1
         # One for all windows: the heap would not get smaller again between them.
         room = np.empty(layers * poolings * min(size, count) * width, np.float32)

@@ -199,10 +199,10 @@ def _predictors(place: str, tokenizer: Tokenizer, origin: Origin, asked: int | N
 def _context(lm: Any) -> int | None:
     """Most positions; those of RoBERTa and its kin begin after that of padding."""
     context = context_length(lm)
-    embeddings = getattr(lm.base_model, "embeddings", None)
+    embeddings: Any = getattr(lm.base_model, "embeddings", None)
     if context is None or not hasattr(embeddings, "create_position_ids_from_input_ids"):
         return context
-    return context - embeddings.padding_idx - 1
+    return context - int(embeddings.padding_idx) - 1
 
 
 def _random_twin(lm: Any, *, seed: int, trust_remote_code: bool) -> Any:
