@@ -56,7 +56,7 @@ class TextEncoder:
         found = self._renamed(self._mark).encode_batch_fast(usual, add_special_tokens=False)
         ids = [encoding.ids for encoding in found]
         for number in marked:
-            ids.insert(number, self._encode(texts[number]).ids)
+            ids.insert(number, self.encode(texts[number]).ids)
         return ids
 
     def kept_bytes(self, text: str, count: int) -> int:
@@ -66,7 +66,7 @@ class TextEncoder:
         front does not count. Where the cut lies inside a character, whose tokens all have the same offsets, the bytes
         of the tokens that are cut off are taken from it.
         """
-        encoding = self._encode(text)
+        encoding = self.encode(text)
         spans, tokens = encoding.offsets, encoding.tokens
         if count >= len(spans):
             return len(text.encode())
@@ -79,7 +79,8 @@ class TextEncoder:
             cut_off += self._own_bytes(token)
         return max(0, len(text[:end].encode()) - cut_off)
 
-    def _encode(self, text: str) -> tokenizers.Encoding:
+    def encode(self, text: str) -> tokenizers.Encoding:
+        """The tokens of a text with their offsets in characters, without added special tokens."""
         mark = self._mark if self._mark not in text else self._free_mark(text)
         return self._renamed(mark).encode(text, add_special_tokens=False)
 

@@ -187,11 +187,11 @@ def load(path: str | Path, config: TokenizerConfig) -> Tokenizer:
     return replace(tokenizer, added=added, prefix=prefix, suffix=suffix)
 
 
-def _around(processor: Any, encoder: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _around(processor: Any, encoder: TextEncoder) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids that a post-processor puts before and after a text."""
     if processor is None:
         return (), ()
-    plain = encoder.encode("a b", add_special_tokens=False)
+    plain = encoder.encode("a b")
     own, whole = plain.ids, processor.process(plain, None, True).ids
     for start in range(len(whole) - len(own) + 1):
         if whole[start : start + len(own)] == own:

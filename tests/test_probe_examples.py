@@ -165,7 +165,7 @@ def facts_with(train: tuple[int, ...], test: tuple[int, ...]) -> SetFacts:
 
 def test_a_shift_of_the_classes_is_told() -> None:
     assert shifted(facts_with((500, 500), (300, 700)))
-    assert "good is 50.0 % of train and 70.0 % of test" in shift_sentence(facts_with((500, 500), (300, 700)))
+    assert "bad is 50.0 % of train and 30.0 % of test" in shift_sentence(facts_with((500, 500), (300, 700)))
     assert not shifted(facts_with((500, 500), (480, 520)))  # small
     assert not shifted(facts_with((50, 50), (4, 6)))  # by chance
     assert not shifted(facts_with((5000, 0), (500, 0)))

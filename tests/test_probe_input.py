@@ -94,10 +94,11 @@ def test_an_encoder_is_read_as_its_tokenizer_was_made_to(bert: Path) -> None:
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_sentence_transformers_reads_an_encoder_alike(bert: Path, tmp_path: Path, pooling: Any) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    modules = sentence_transformers.models
+    from sentence_transformers.sentence_transformer import modules
+
     transformer = modules.Transformer(str(bert), max_seq_length=10)
     mode = {"mean": "mean", "cls": "cls", "last": "lasttoken"}[pooling]
-    pooled = modules.Pooling(transformer.get_word_embedding_dimension(), pooling_mode=mode)
+    pooled = modules.Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)
     theirs = sentence_transformers.SentenceTransformer(modules=[transformer, pooled], device="cpu").encode(TEXTS)
     model = open_model(bert)
     assert_near(encode(model, TEXTS, poolings=model.poolings, max_tokens=10).get(2, pooling), theirs)

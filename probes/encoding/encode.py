@@ -214,11 +214,10 @@ class _Job:
         own = tokenizer.encode_batch(texts)
         room = None if self.limit is None else self.limit - len(prefix) - len(suffix)
         cut: dict[int, int] = {}
-        if room is not None and (longer := [text for text, ids in enumerate(own) if len(ids) > room]):
-            found = tokenizer.encoder.encode_batch([texts[text] for text in longer], add_special_tokens=False)
+        if room is not None:
+            longer = [text for text, ids in enumerate(own) if len(ids) > room]
             cut = {
-                text: max(stop for _, stop in encoding.offsets[:room])
-                for text, encoding in zip(longer, found, strict=True)
+                text: max(stop for _, stop in tokenizer.encoder.encode(texts[text]).offsets[:room]) for text in longer
             }
         return [[*prefix, *ids[:room], *suffix] or [tokenizer.eos] for ids in own], cut
 
