@@ -317,8 +317,8 @@ def test_two_programs_that_write_the_same_do_not_disturb_each_other(tmp_path: Pa
     third.discard()
     for folder in (one, other):
         folder.write(2, np.ones((1, 1, 2, 2), np.float32))
-        folder.commit(0)
-    assert one.look() == (0, None) and one.read(0, 0).tolist() == [[1, 1]] * 4
+        folder.commit({})
+    assert one.look() == ({}, None) and one.read(0, 0).tolist() == [[1, 1]] * 4
     assert [path.name for path in tmp_path.iterdir()] == [one.key]
 
 
@@ -370,7 +370,7 @@ def test_cache_tells_apart_what_gives_other_numbers(llama: ProbedModel, tmp_path
     encode(llama, TEXTS, cache=tmp_path, poolings=("pred",))
     encode(replace(llama, predictors=(4,)), TEXTS, cache=tmp_path, poolings=("pred",))
     encode(replace(llama, fingerprint="other"), TEXTS, cache=tmp_path)
-    encode(replace(llama, bos=False), ["the cat"], cache=tmp_path)
+    encode(replace(llama, prefix=()), ["the cat"], cache=tmp_path)
     assert count() == 8
 
 
@@ -389,7 +389,7 @@ def test_an_interrupted_cache_leaves_nothing(
 def test_refusals(llama: ProbedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DiptychError, match="PRED"):
         encode(replace(llama, predictors=()), ["a"], poolings=("pred",))
-    with pytest.raises(DiptychError, match="expected one of last, mean, pred"):
+    with pytest.raises(DiptychError, match="expected one of last, mean, cls, pred"):
         encode(llama, ["a"], poolings=("max",))
     with pytest.raises(DiptychError, match="each once"):
         encode(llama, ["a"], poolings=("last", "last"))
