@@ -102,7 +102,7 @@ class Evaluation:
     def run(self, training: Sequence[Example]) -> None:
         """Answers what is not answered yet, then scores everything. Collective."""
         ranks, store = self.ranks, self.generations
-        notes = list(self.model.notes)
+        notes = [*self.model.notes, *self.model.prompt_notes]
         if note := ranks.agree(lambda: DecodingStep(self.model.lm, self.prompts, self.decoding.pad).note):
             notes.append(note)
         for note in notes if ranks.is_main else ():

@@ -29,6 +29,7 @@ class LoadedModel:
         bos: False where the tokenizer came without a bos: the model never saw one.
         dtype: Name of the weights' type.
         notes: What was changed to make it fit, for people.
+        prompt_notes: What prompts and answers lack, for people.
     """
 
     lm: Any
@@ -36,6 +37,7 @@ class LoadedModel:
     bos: bool
     dtype: str
     notes: tuple[str, ...]
+    prompt_notes: tuple[str, ...]
 
 
 def find_model(name: str, *, trust_remote_code: bool = False) -> Path:
@@ -117,9 +119,9 @@ def load_model(
     tokens = folder if base is None or any(folder.glob("tokenizer*")) else base
     tokenizer = load(str(tokens), TokenizerConfig(predictor_tokens=0, trust_remote_code=trust_remote_code))
     lm = _open(base or folder, dtype, trust_remote_code)
-    notes = _make_room(lm, tokenizer)
+    notes, prompt_notes = _make_room(lm, tokenizer), []
     if tokenizer.hf.eos_token in tokenizer.added:
-        notes.append(
+        prompt_notes.append(
             f"the tokenizer had no stop token: {tokenizer.hf.eos_token} was added, which the model never wrote"
         )
     if base is not None:
@@ -129,9 +131,9 @@ def load_model(
         lm = _with_adapter(lm, folder)
     bos = _has_bos(tokens, tokenizer, trust_remote_code)
     if not bos:
-        notes.append("the tokenizer has no bos: prompts start without one")
+        prompt_notes.append("the tokenizer has no bos: prompts start without one")
     stored = str(lm.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    return LoadedModel(lm.to(device).eval(), tokenizer, bos, stored, tuple(notes))
+    return LoadedModel(lm.to(device).eval(), tokenizer, bos, stored, tuple(notes), tuple(prompt_notes))
 
 
 def _from_hub(name: str, trust_remote_code: bool) -> Path:

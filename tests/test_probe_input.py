@@ -76,6 +76,7 @@ def test_an_encoder_is_read_as_its_tokenizer_was_made_to(bert: Path) -> None:
     assert (model.facts("bert").prefix, model.facts("bert").suffix) == (("[CLS]",), ("[SEP]",))
     assert not model.way.causal and model.way.longest_packed > 40  # several texts in a row
     assert model.poolings == ("last", "mean", "cls")
+    assert model.notes == ("embeddings resized from 15 to 17, the new ones untrained: <s> </s>",)
     reference, tokenizer = BertModel.from_pretrained(bert).eval(), AutoTokenizer.from_pretrained(bert)
     expected = []
     for text in TEXTS:

@@ -81,7 +81,7 @@ def place(score: Score) -> str:
 def system_title(system: str) -> str:
     """A system for people."""
     if system.startswith(CUT_WORDS):
-        return f"TF-IDF words, as read by {visible(system.removeprefix(CUT_WORDS))}"
+        return f"TF-IDF words read by {visible(system.removeprefix(CUT_WORDS))}"
     return CONTROLS.get(system, visible(system))
 
 

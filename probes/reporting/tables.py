@@ -92,13 +92,13 @@ def main_table(report: Report, pooling: str | None = None) -> Table | None:
     if not rows:
         return None
     chosen = "Layer and pooling" if pooling is None else "The layer"
-    cut = " TF-IDF words as read by a model: of the beginnings of texts that it read, on sets of which it cut some."
+    cut = " TF-IDF words read by a model: of the beginnings of texts that it read, on sets of which it cut some."
     several = " Random weights: mean and standard deviation (sd) over seeds of the weights."
     return Table(
         ("set", *(named(report, names[0]).replace(", seed 0", "") for names in columns)),
         tuple(rows),
         groups=tuple((title, len(names)) for title, names in groups if names),
-        caption=f"Test accuracy in %, with the 95 % interval over test examples (bootstrap, widened to Wilson's where "
+        caption=f"Test accuracy in %, with the 95 % interval over test texts (bootstrap, widened to Wilson's where "
         f"fewer than 10 are wrong or right). {chosen} of each model "
         f"{'were' if pooling is None else 'was'} chosen by cross-validation on the training split. "
         "Bold: best of the row, where a comparison of these very probes finds it different from the next best."
