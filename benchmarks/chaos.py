@@ -4,8 +4,9 @@
 
 Two campaigns on the CPU: one on 2 ranks, one on 1 to 4 ranks drawn anew at every start. Between and during starts
 faults are drawn by seed. In the end the ledger of rows must be that of an undisturbed run, every start must have gone
-on from the newest whole checkpoint, every start that failed must have said so with its exit status, and the final
-weights must be those of the undisturbed run: bit for bit on 2 ranks, to 1e-5 where the number of ranks changed.
+on from the newest whole checkpoint, every start that failed must have said so with its exit status, every evaluation
+must be in the metrics, and the final weights must be those of the undisturbed run: bit for bit on 2 ranks, to 1e-5
+where the number of ranks changed.
 
 Ranks are forked from this process, which has imported everything: a start then costs seconds. The full disk is a small
 tmpfs where root may mount one, else it is left out.
@@ -28,6 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -41,7 +43,8 @@ import torch
 import transformers  # noqa: F401
 from safetensors.torch import load_file
 
-import pretrain.trainer  # noqa: F401
+import pretrain.evaluation
+import pretrain.trainer
 from pretrain.__main__ import main as pretrain_main
 from pretrain.command import REQUEUE, run_command
 from pretrain.ledger import read_ledger
@@ -56,10 +59,12 @@ CONFIG = {
     "objective.distance": "infonce",
     "train.rows_per_step": "12",
     "train.micro_batch_rows": "2",
-    "train.hang_minutes": "0.1",
-    "evaluation.every": "100000",
-    "evaluation.prompts": "0",
-    "evaluation.max_records": "8",
+    "train.hang_minutes": "0.25",
+    "evaluation.every": "3",
+    "evaluation.prompts": "2",
+    "evaluation.prompt_tokens": "4",
+    "evaluation.new_tokens": "4",
+    "evaluation.max_records": "24",
     "checkpoint.every": "2",
     "checkpoint.keep_last": "3",
     "logging.every": "1",
@@ -70,6 +75,9 @@ START_LIMIT = 120.0
 """Seconds after which a start that neither ended nor took a step counts as a silent hang."""
 
 ONLINE = ("kill_rank", "kill_all", "stop_rank", "terminate", "kill_in_save", "kill_in_save", "full_disk")
+ONLINE += ("signal_in_evaluation", "signal_in_evaluation")
+ARMED = {"kill_in_save": -signal.SIGKILL, "signal_in_evaluation": REQUEUE}
+"""Faults that a rank brings on itself, and how it ends by them."""
 OFFLINE = ("truncate", "flip_bit", "delete_shard", "delete_manifest", "delete_newest", "stray_folder")
 
 
@@ -118,6 +126,9 @@ class Campaign:
         if fault == "kill_in_save":
             victim = 0 if self.draw.random() < 0.7 else victim
             arming = kill_at_call(victim, self.draw.randrange(1, 24), self.draw.random() < 0.5)
+        elif fault == "signal_in_evaluation":
+            number = self.draw.choice((signal.SIGTERM, signal.SIGUSR1))
+            arming = signal_in_evaluation(victim, self.draw.randrange(1, 9), number)
         asynchronous = str(self.draw.random() < 0.7).lower()
         here = {"run.folder": str(self.folder), "checkpoint.asynchronous": asynchronous}
         ranks = Ranks(world_size, settings | here, arming)
@@ -126,13 +137,13 @@ class Campaign:
         filler = self.folder / "filler"
         if begun and fault is not None:
             self.strike(fault, ranks, victim, filler)
-        statuses = ranks.wait(START_LIMIT)
+        statuses = ranks.wait(START_LIMIT, self.folder / "metrics.jsonl")
         filler.unlink(missing_ok=True)
         if statuses is None:
             self.problems.append(f"start {self.starts} ({fault}): a silent hang\n{ranks.tail()}")
             statuses = ranks.end()
-        # A kill that was to come within a save counts if it came before the run was finished.
-        if fault and (statuses[victim] == -signal.SIGKILL if fault == "kill_in_save" else begun):
+        # What was to come within a save or an evaluation counts if it came before the run was finished.
+        if fault and (statuses[victim] == ARMED[fault] if fault in ARMED else begun):
             self.faults[fault] += 1
         self.statuses.update(statuses)
         finished = (self.folder / "export" / "model.safetensors").exists()
@@ -140,9 +151,11 @@ class Campaign:
             self.problems.append(f"start {self.starts} ({fault}): exit status 0 of a run that failed: {statuses}")
         if fault == "terminate" and begun and not finished and set(statuses) != {REQUEUE}:
             self.problems.append(f"start {self.starts}: SIGTERM gave {statuses}, not {REQUEUE}\n{ranks.tail()}")
+        if fault == "signal_in_evaluation" and not finished and set(statuses) != {REQUEUE}:
+            self.problems.append(f"start {self.starts}: a signal in an evaluation gave {statuses}\n{ranks.tail()}")
         if fault is None and set(statuses) != {0}:
             self.problems.append(f"start {self.starts}: without a fault {statuses}\n{ranks.tail()}")
-        if not begun and not finished and fault != "kill_in_save":
+        if not begun and not finished and fault not in ARMED:
             self.problems.append(f"start {self.starts} ({fault}): no step\n{ranks.tail()}")
         went_on = ranks.first_step(self.folder / "ledger")
         if went_on is not None and went_on != expected:
@@ -264,14 +277,16 @@ class Ranks:
                 return int(json.loads(line)["first_step"])
         return None
 
-    def wait(self, limit: float) -> list[int] | None:
-        """Exit statuses; None if a rank is still there after so many seconds.
+    def wait(self, limit: float, metrics: Path) -> list[int] | None:
+        """Exit statuses; None if a rank is still there after so many seconds without a new line of metrics.
 
         What a launcher does is done here, too: a rank that was stopped is killed when another has ended.
         """
-        until = time.monotonic() + limit
+        until, length = time.monotonic() + limit, -1
         while time.monotonic() < until:
             ended = self.poll()
+            if metrics.exists() and metrics.stat().st_size != length:
+                until, length = time.monotonic() + limit, metrics.stat().st_size
             if len(ended) == len(self.pids):
                 return [ended[rank] for rank in range(len(self.pids))]
             if self.stopped is not None and (set(ended) - {self.stopped} or len(self.pids) == 1):
@@ -326,6 +341,40 @@ def kill_at_call(victim: int, number: int, before: bool) -> Callable[[int], None
         shutil.rmtree = deadly(shutil.rmtree)  # type: ignore[assignment]
 
     return arm
+
+
+def signal_in_evaluation(victim: int, number: int, signal_number: int) -> Callable[[int], None]:
+    """Arms a rank to signal itself when it has asked so many times, within evaluations, whether it is to leave.
+
+    The asking that comes next must end the evaluation on all ranks.
+    """
+
+    def arm(rank: int) -> None:
+        if rank != victim:
+            return
+        calls, ask = 0, pretrain.evaluation.leave_if_asked
+
+        def call(ranks: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal_number)
+            ask(ranks)
+
+        pretrain.evaluation.leave_if_asked = call
+
+    return arm
+
+
+def evaluations(folder: Path) -> dict[int, dict[str, float]]:
+    """Held-out figures of a run by step; of a step that was evaluated again, the last."""
+    found = {}
+    for text in (folder / "metrics.jsonl").read_text().splitlines():
+        with suppress(ValueError):  # cut off by a kill or a full disk
+            line = json.loads(text)
+            if "eval/lm_loss" in line:
+                found[line["step"]] = line
+    return found
 
 
 def newest_whole(checkpoints: Path) -> int:
@@ -390,6 +439,7 @@ def main() -> int:
         undisturbed = Campaign(work / "undisturbed", lambda: 2, random.Random(0), False)
         undisturbed.start(settings, None)
         ledger, model = read_ledger(undisturbed.folder / "ledger"), weights(undisturbed.folder)
+        evaluated = evaluations(undisturbed.folder)
         problems = list(undisturbed.problems)
         for name, ranks, limit in (
             ("2 ranks", lambda: 2, 0.0),
@@ -404,6 +454,12 @@ def main() -> int:
             wrong = [step for step in {*ledger, *found} if ledger.get(step) != found.get(step)]
             if wrong:
                 campaign.problems.append(f"steps with lost or repeated rows: {sorted(wrong)[:10]} ({len(wrong)})")
+            again = evaluations(campaign.folder)
+            lost = [step for step in evaluated if again.get(step, {}).keys() != evaluated[step].keys()]
+            if lost:
+                campaign.problems.append(f"evaluations that are lost or half written: {lost}")
+            if not limit and not lost and again != evaluated:
+                campaign.problems.append("evaluations that differ from the undisturbed run's")
             difference = largest_difference(model, weights(campaign.folder))
             if not difference <= limit:
                 campaign.problems.append(f"final weights differ by {difference:.2g}, allowed {limit:g}")
@@ -413,6 +469,8 @@ def main() -> int:
                 "starts": campaign.starts,
                 "exit_statuses": {str(status): count for status, count in sorted(campaign.statuses.items())},
                 "steps_with_lost_or_repeated_rows": len(wrong),
+                "evaluations": len(evaluated),
+                "evaluations_lost_or_half_written": len(lost),
                 "largest_difference_of_weights": difference,
                 "problems": campaign.problems,
             }

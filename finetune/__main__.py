@@ -11,8 +11,7 @@ files. All settings of pre-training apply; the answers of the result are scored 
 
 from collections.abc import Sequence
 
-from pretrain.command import exit_rank, run_command
-from pretrain.preemption import preemption
+from pretrain.command import BEFORE_TRAINING, exit_rank, run_command
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +30,6 @@ def main(argv: Sequence[str]) -> int:
     if path is None:
         raise DiptychError("name a config first: python -m finetune CONFIG.yaml key=value ...")
     config = load_config(path, overrides, FinetuneConfig)
-    preemption.listen()
     from finetune.training import finetune
     from pretrain.distributed import start_ranks
 
@@ -40,4 +38,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_rank(run_command(main))
+    exit_rank(run_command(main, BEFORE_TRAINING))

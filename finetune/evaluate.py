@@ -8,11 +8,15 @@ the evaluation gets settings.json, generations.jsonl (every answer with its verd
 The same command goes on with an evaluation that was interrupted.
 """
 
+from pretrain.preemption import preemption
+
+if __name__ == "__main__":
+    preemption.listen()  # before what takes seconds to import
+
 import argparse
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -61,7 +65,10 @@ def main(argv: Sequence[str]) -> int:
     if arguments.rescore:
         ranks.on_main(lambda: _rescore(arguments, folder, task, examples, training))
     else:
-        Evaluation(arguments, folder, task, examples, ranks).run(training)
+        preemption.words = "before the end; start it again: what was answered is kept"
+        evaluation = Evaluation(arguments, folder, task, examples, ranks)
+        with ranks.leaving_together():
+            evaluation.run(training)
     return 0
 
 
@@ -113,7 +120,7 @@ class Evaluation:
             print(f"goes on after {kept} of {len(self.prompts)} examples", flush=True)
         hidden = None if ranks.is_main else True  # None: hidden where the output is no terminal
         with tqdm.tqdm(total=len(self.prompts), initial=kept, unit="example", disable=hidden) as bar:
-            for records in over_ranks(pending, self._answer, ranks):
+            for records in over_ranks(pending, self._answer, ranks, long=True):
                 ranks.on_main(lambda records=records: store.append(records))  # type: ignore[misc]
                 bar.update(len(records))
         speeds = ranks.gather((self.seconds, self.tokens))
@@ -364,7 +371,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    status = run_command(main)
-    if torch.distributed.is_initialized():
-        exit_rank(status)
-    sys.exit(status)
+    exit_rank(run_command(main))

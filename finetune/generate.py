@@ -91,6 +91,7 @@ def generate(
     seed: int = 0,
     ranks: Ranks | None = None,
     progress: Callable[[int], None] = lambda count: None,
+    before_pass: Callable[[], None] | None = None,
 ) -> list[Generation]:
     """Answers every prompt. Collective: every rank gets all answers.
 
@@ -106,6 +107,7 @@ def generate(
         seed: Of the draws; those of an example depend on it and on the example's number alone.
         ranks: Default: this process alone.
         progress: Called with the number of answers after every round of batches.
+        before_pass: Called before every forward pass; what it raises ends the work.
 
     Returns:
         The answers in the order of the prompts.
@@ -119,7 +121,7 @@ def generate(
     batches = make_batches([len(prompt) for prompt in prompts], batch_size)
     answers: dict[int, Generation] = {}
     ranks = ranks or Ranks(0, 1, torch.device("cpu"))
-    for done in over_ranks(batches, lambda batch: answer_batch(model, prompts, batch, decoding), ranks):
+    for done in over_ranks(batches, lambda batch: answer_batch(model, prompts, batch, decoding, before_pass), ranks):
         answers |= done
         progress(len(answers))
     return [answers[number] for number in range(len(prompts))]
@@ -154,9 +156,20 @@ def make_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def over_ranks(
-    batches: Sequence[Sequence[int]], compute: Callable[[Sequence[int]], Mapping[int, T]], ranks: Ranks
+    batches: Sequence[Sequence[int]],
+    compute: Callable[[Sequence[int]], Mapping[int, T]],
+    ranks: Ranks,
+    *,
+    long: bool = False,
 ) -> Iterator[dict[int, T]]:
-    """Deals batches round robin; yields what each round gave, on every rank. Collective."""
+    """Deals batches round robin; yields what each round gave, on every rank. Collective.
+
+    Args:
+        batches: Numbers of examples.
+        compute: Gives the results of a batch.
+        ranks: They share the batches.
+        long: As in :meth:`Ranks.agree`.
+    """
 
     def attempt(batch: Sequence[int]) -> Mapping[int, T]:
         try:
@@ -166,7 +179,10 @@ def over_ranks(
 
     for start in range(0, len(batches), ranks.world_size):
         own = start + ranks.rank
-        part = ranks.agree(lambda own=own: attempt(batches[own]) if own < len(batches) else {})  # type: ignore[misc]
+        part = ranks.agree(
+            lambda own=own: attempt(batches[own]) if own < len(batches) else {},  # type: ignore[misc]
+            long=long,
+        )
         merged: dict[int, T] = {}
         for found in ranks.gather(part):
             merged.update(found)
@@ -175,7 +191,11 @@ def over_ranks(
 
 @torch.inference_mode()
 def answer_batch(
-    model: Any, prompts: Sequence[Sequence[int]], batch: Sequence[int], decoding: Decoding
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    batch: Sequence[int],
+    decoding: Decoding,
+    before_pass: Callable[[], None] | None = None,
 ) -> dict[int, Generation]:
     """Answers some of the prompts at once.
 
@@ -184,6 +204,7 @@ def answer_batch(
         prompts: All prompts.
         batch: Numbers of those to answer.
         decoding: How.
+        before_pass: Called before every forward pass; what it raises ends the work.
 
     Returns:
         The answers by number.
@@ -203,6 +224,8 @@ def answer_batch(
     active = set(batch)
     cache = None
     for length in range(width, width + decoding.max_new_tokens):
+        if before_pass:
+            before_pass()
         logits, cache = step(ids, mask[:, :length], positions, cache)
         chosen = logits.argmax(-1) if draws is None else draws.choose(logits, rows)
         for number, token in zip(rows, chosen.tolist(), strict=True):

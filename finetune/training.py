@@ -21,7 +21,8 @@ from pretrain.branches import Branches
 from pretrain.corpus import Corpus
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
-from pretrain.model import plain_attention
+from pretrain.evaluation import evaluating
+from pretrain.preemption import leave_if_asked, preemption
 from pretrain.prepare import roomiest_branches
 from pretrain.sources.files import Files
 from pretrain.tokenizer import Tokenizer, load
@@ -161,11 +162,8 @@ class FinetuneRun(Run):
         """Held-out metrics, answers to validation examples, and whether this is the best checkpoint. Collective."""
         super().evaluate(done)
         stopping = self.settings.stopping
-        # Before the first step answers decide nothing: the run does not begin with minutes of them unless asked to.
-        asked = bool(self.answered) and (done > 0 or self.settings.evaluation.answers_before_training)
-        if scores := self._answer(done) if asked else {}:
-            self.evaluated |= scores
-            self.ranks.agree(lambda: self.monitor.log(done, scores))
+        scores = {name: value for name, value in self.evaluated.items() if name.startswith("task/")}
+        if scores:
             self.monitor.say(f"step {done}  " + "  ".join(f"{name} {score:.3f}" for name, score in scores.items()))
         value = self.evaluated.get(stopping.metric, math.nan)  # of no answer could it be decided
         if not done:
@@ -187,6 +185,12 @@ class FinetuneRun(Run):
                     f"stopped early: {self.since_best} evaluations without a better {stopping.metric} than "
                     f"{self.best:.4f} of step {self.checkpoints.worth_keeping}"
                 )
+
+    def heldout_metrics(self, done: int) -> dict[str, float]:
+        """Those of pre-training, and the scores of the answers to validation examples. Collective."""
+        # Before the first step answers decide nothing: the run does not begin with minutes of them unless asked to.
+        asked = bool(self.answered) and (done > 0 or self.settings.evaluation.answers_before_training)
+        return super().heldout_metrics(done) | (self._answer(done) if asked else {})
 
     def facts(self) -> dict[str, object]:
         """What a checkpoint stores besides: what it was trained for, and the choice so far."""
@@ -212,14 +216,6 @@ class FinetuneRun(Run):
         """Mean scores of greedy answers to validation examples after ``done`` steps. Collective."""
         split, config = self.corpus.heldout, self.settings.evaluation
         prompts = [self.frame.prompt(list(split.views(number)[0].tokens)) for number in self.answered]
-        lm = self.engine.module.lm
-        attention = lm.config._attn_implementation
-        self.engine.eval()
-        lm.set_attn_implementation(plain_attention(lm))
-        if note := DecodingStep(lm, prompts, self.tokenizer.pad).note:
-            self.monitor.say(f"note: answers: {note}")
-        # Under ZeRO-3 every forward pass is a collective: all ranks answer the same prompts.
-        shared = None if self.config.deepspeed.zero_stage == 3 else self.ranks
         total = len(prompts)
         self.monitor.say(f"step {done}  answers {total:,} validation examples")
         last_said = time.monotonic()
@@ -231,26 +227,31 @@ class FinetuneRun(Run):
                 last_said = time.monotonic()
                 self.monitor.say(f"step {done}  answered {count:,} of {total:,}")
 
-        answers = generate(
-            lm,
-            prompts,
-            stop=self.frame.stop,
-            pad=self.tokenizer.pad,
-            max_new_tokens=self.task.max_new_tokens,
-            batch_size=config.batch_size,
-            ranks=shared,
-            progress=progress,
-        )
-        lm.set_attn_implementation(attention)
-        self.engine.train()
+        # Under ZeRO-3 every forward pass is a collective: all ranks answer the same prompts and stop at one token.
+        together = self.config.deepspeed.zero_stage == 3
+        lm = self.engine.module.lm
+        with evaluating(self.engine, plain=True):
+            if note := DecodingStep(lm, prompts, self.tokenizer.pad).note:
+                self.monitor.say(f"note: answers: {note}")
+            answers = generate(
+                lm,
+                prompts,
+                stop=self.frame.stop,
+                pad=self.tokenizer.pad,
+                max_new_tokens=self.task.max_new_tokens,
+                batch_size=config.batch_size,
+                ranks=None if together else self.ranks,
+                progress=progress,
+                before_pass=partial(leave_if_asked, self.ranks) if together else preemption.check,
+            )
         return self.ranks.on_main(lambda: self._judge(answers))
 
     def _judge(self, answers: Sequence[Generation]) -> dict[str, float]:
         """Mean scores of the answers to ``examples``."""
-        verdicts = [
-            self.task.judge(example, self.tokenizer.decode(answer.ids))
-            for example, answer in zip(self.examples, answers, strict=True)
-        ]
+        verdicts = []
+        for example, answer in zip(self.examples, answers, strict=True):
+            preemption.check()
+            verdicts.append(self.task.judge(example, self.tokenizer.decode(answer.ids)))
         names = dict.fromkeys(name for verdict in verdicts for name in verdict.scores)
         decided = {
             name: [score for verdict in verdicts if (score := verdict.scores[name]) is not None] for name in names

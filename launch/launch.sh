@@ -1,5 +1,16 @@
 # The shell side of every stage's start file, which sources this one: the shell takes what comes before the stage's own
 # arguments for options of the deepspeed launcher, and hands the start file itself to it.
+
+# Ranks and the launcher of one machine get USR1 for whatever asks to stop: the launcher dies of it, while TERM would let it
+# kill every rank that takes more than 30 s to write its checkpoint. A launcher of other machines knows TERM alone.
+stopped= child= local=yes
+tell() {
+    stopped=$1
+    [ -z "$child" ] || kill -s "$1" -- "-$child" 2>/dev/null || kill -s "$1" "$child" 2>/dev/null || :
+}
+ask() { if [ $local = yes ]; then tell USR1; else tell TERM; fi; }
+trap ask TERM HUP USR1
+trap 'tell INT' INT
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 PATH="$here/../.venv/bin:$PATH"
 export PATH
@@ -8,8 +19,7 @@ seen=no
 value=no # whether the word may be the value of the launcher option before it
 max_restarts=0 # ours: times that a run which failed is started again
 port=free first= before=
-local=yes # rank 0 is on this machine; the launcher looks for that hostfile by itself
-[ ! -f /job/hostfile ] || local=no
+[ ! -f /job/hostfile ] || local=no # where the launcher looks by itself: rank 0 may be on another machine
 for argument; do
     shift
     case $seen,$before in
@@ -56,28 +66,31 @@ fi
 
 # The launcher and its ranks get a process group of their own (setsid), because a signal ends the launcher of one machine
 # and none of its ranks; and rank 0 says here how it ended, because the launcher ends with 0 when a signal ended it.
-said=$(mktemp) child= stopped=
+said=$(mktemp)
 DIPTYCH_STATUS_FILE=$said
 export DIPTYCH_STATUS_FILE
 trap 'rm -f "$said"' EXIT
-tell() { stopped=$1; [ -z "$child" ] || kill -s "$1" -- "-$child" 2>/dev/null; }
-trap 'tell TERM' TERM HUP
-trap 'tell INT' INT
 alive() { kill -s 0 -- "-$child" 2>/dev/null; }
 restarts=0
 while :; do
-    [ -z "$stopped" ] || exit 143 # between two starts
+    case $stopped in INT) exit 130 ;; ?*) exit 85 ;; esac # before the first start, or between two
     : >"$said"
     setsid deepspeed "$@" &
     child=$! status=0
+    [ -z "$stopped" ] || tell "$stopped"
     wait $child || status=$?
-    if [ -z "$stopped" ]; then kill -s TERM -- "-$child" 2>/dev/null || :; fi # ranks that outlive their launcher
-    patience=600 # tenths of a second in which ranks write a checkpoint
+    patience=6000 # tenths of a second in which ranks write a checkpoint
+    if [ -z "$stopped" ]; then # ranks that outlive their launcher
+        kill -s TERM -- "-$child" 2>/dev/null || :
+        patience=600
+    fi
     while alive && [ $patience -gt 0 ]; do sleep 0.1; patience=$((patience - 1)); done
     kill -s KILL -- "-$child" 2>/dev/null || :
     child= word=$(cat "$said")
     if [ -n "$word" ] && { [ -n "$stopped" ] || [ $status = 0 ]; }; then
         status=$word
+    elif [ "$stopped,$local" = USR1,yes ] && [ $patience -gt 0 ]; then
+        status=85 # it had not begun
     elif [ $status,$local = 0,yes ]; then
         status=70
     fi

@@ -12,8 +12,7 @@ config; give them in YAML or as key=value.
 
 from collections.abc import Sequence
 
-from pretrain.command import exit_rank, run_command
-from pretrain.preemption import preemption
+from pretrain.command import BEFORE_TRAINING, exit_rank, run_command
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +30,6 @@ def main(argv: Sequence[str]) -> int:
     if unknown := [argument for argument in arguments if argument.startswith("-")]:
         raise DiptychError(f"{unknown[0]}: unknown option; python -m pretrain --help lists all")
     config = load_config(*split_arguments(arguments))
-    preemption.listen()
     from pretrain.distributed import start_ranks
     from pretrain.trainer import pretrain
 
@@ -46,4 +44,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_rank(run_command(main))
+    exit_rank(run_command(main, BEFORE_TRAINING))

@@ -286,16 +286,24 @@ def refuse_other(path: Path, state: RunState, config: Config, data_fingerprint: 
     Raises:
         DiptychError: It is of another model or other data; names every difference.
     """
-    prefixes: tuple[str, ...] = _PLANNED if elsewhere else ("",)
-    if elsewhere and not config.packing.reserve_branches:
-        prefixes += ("objective.predictors", "objective.dropout")
-        if (state.identity.get("objective.lambda", 0) > 0) != (config.objective.lambda_ > 0):
-            prefixes += ("objective.lambda",)
-    problems = difference(state.identity, identity(config), prefixes)
+    problems = planned_difference(state.identity, config) if elsewhere else difference(state.identity, identity(config))
     if state.data_fingerprint != data_fingerprint:
         problems.append(f"data fingerprint: {state.data_fingerprint[:12]} -> {data_fingerprint[:12]}")
     if problems:
         raise DiptychError("\n  ".join([f"{path}: is a checkpoint of another model or other data:", *problems]))
+
+
+def planned_difference(stored: Mapping[str, Any], config: Config) -> list[str]:
+    """Differences that keep a new run from starting with a checkpoint of another, as ``key: stored -> asked``.
+
+    They are those of the model, of the data and of what the packing plan depends on.
+    """
+    prefixes: tuple[str, ...] = _PLANNED
+    if not config.packing.reserve_branches:
+        prefixes += ("objective.predictors", "objective.dropout")
+        if (stored.get("objective.lambda", 0) > 0) != (config.objective.lambda_ > 0):
+            prefixes += ("objective.lambda",)
+    return difference(stored, identity(config), prefixes)
 
 
 def restore(path: Path, engine: Any, state: RunState) -> None:

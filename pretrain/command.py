@@ -22,23 +22,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
 from pretrain.errors import DiptychError
-from pretrain.preemption import Preempted
+from pretrain.preemption import REQUEUE, Preempted, preemption
 from pretrain.process_guard import guard_process
 from pretrain.tested_versions import check_versions
 
-CRASHED, REQUEUE, HUNG, UNREAD = 70, 85, 86, 141
+CRASHED, HUNG, UNREAD = 70, 86, 141
+BEFORE_TRAINING = "before training began; start it again to go on"
+"""What is said of a stop before a run trains."""
 
 
-def run_command(main: Callable[[Sequence[str]], int]) -> int:
+def run_command(main: Callable[[Sequence[str]], int], words: str = preemption.words) -> int:
     """Runs ``main(argv)``; prints a :class:`DiptychError` without a traceback.
 
-    Only rank 0 prints: the others stop for the same reason (``Ranks.agree`` sees to that). It also writes the status to
-    the file $DIPTYCH_STATUS_FILE, if there is one: a launcher may hide it (``launch/launch.sh``).
+    Listens to signals that ask to stop first of all: ``main`` itself imports what takes long. Only rank 0 prints: the
+    others stop for the same reason (``Ranks.agree`` sees to that). It also writes the status to the file
+    $DIPTYCH_STATUS_FILE, if there is one: a launcher may hide it (``launch/launch.sh``).
+
+    Args:
+        main: The command.
+        words: What is said of a stop before a run trains.
     """
+    preemption.words = words
+    preemption.listen()
     status = _status_of(main)
+    preemption.decided(status)
     path = Path(os.environ.get("DIPTYCH_STATUS_FILE", ""))
     if _is_main() and path.is_file():
         path.write_text(str(status))
@@ -46,16 +54,15 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
 
 
 def _status_of(main: Callable[[Sequence[str]], int]) -> int:
-    guard_process()
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is None or accelerator.type == "mps":  # which knows no float64
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every rank that it found none
     try:
-        notes = check_versions()
-        for note in notes if _is_main() else ():
-            print(f"note: {note}", file=sys.stderr, flush=True)
-        status = main(sys.argv[1:])
-        sys.stdout.flush()
+        with preemption.raised():
+            guard_process()
+            notes = check_versions()
+            for note in notes if _is_main() else ():
+                print(f"note: {note}", file=sys.stderr, flush=True)
+            _name_accelerator()
+            status = main(sys.argv[1:])
+            sys.stdout.flush()
         return status
     except BrokenPipeError:  # nobody reads to the end, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
@@ -66,7 +73,8 @@ def _status_of(main: Callable[[Sequence[str]], int]) -> int:
         else:
             # A launcher kills all ranks when the first one fails: leave rank 0 the time to say why. Before the group
             # is formed the ranks may be seconds apart; after that they fail together.
-            time.sleep(1 if torch.distributed.is_initialized() else 20)
+            preemption.decided(1)  # the launcher begins with TERM
+            time.sleep(1 if _group_is_formed() else 20)
         return 1
     except Preempted as stop:
         if _is_main():
@@ -75,11 +83,27 @@ def _status_of(main: Callable[[Sequence[str]], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        lost = _group_is_formed() and _LOST.search(str(error))
+        if lost and preemption.received and not preemption.together:
+            return REQUEUE  # before a run trains: another rank obeyed the same signal first
         traceback.print_exc()
-        if torch.distributed.is_initialized() and _LOST.search(str(error)):
-            rank = torch.distributed.get_rank()
+        if lost:
+            rank = os.environ.get("RANK", "0")
             print(f"error: rank {rank}: another rank was lost: its own output says why", file=sys.stderr, flush=True)
         return CRASHED
+
+
+def _name_accelerator() -> None:
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or accelerator.type == "mps":  # which knows no float64
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every rank that it found none
+
+
+def _group_is_formed() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and bool(distributed.is_initialized())
 
 
 def _is_main() -> bool:

@@ -45,7 +45,7 @@ class RunConfig(Section):
     resume: str = Field(
         "auto",
         description="auto: newest whole checkpoint of the run folder, else start. never: refuse a folder that holds "
-        "a run. Or the path of one checkpoint.",
+        "a run. Or the path of one checkpoint: of this run, to go back to it, or of another, to start from it.",
         json_schema_extra=FREE,
     )
 

@@ -5,7 +5,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.errors import DiptychError, may_pass
+from pretrain.preemption import Preempted, preemption
 from pretrain.rank_environment import device_index, missing_hostfile, rank_environment, unused_tasks
 from pretrain.rendezvous import connecting, meet
 from pretrain.tested_versions import check_versions
@@ -41,6 +42,15 @@ class Ranks:
         """True on the one rank that prints and writes shared files."""
         return self.rank == 0
 
+    @contextmanager
+    def leaving_together(self) -> Iterator[None]:
+        """Within it a signal to stop ends what :meth:`agree` is told is long, and nothing else: no rank leaves alone.
+
+        A single process leaves at once, wherever it is.
+        """
+        with preemption.kept() if self.world_size > 1 else nullcontext():
+            yield
+
     def barrier(self) -> None:
         """Waits until all ranks are here. Collective."""
         if self.world_size > 1:
@@ -60,32 +70,51 @@ class Ranks:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    def agree(self, action: Callable[[], T]) -> T:
+    def any(self, here: bool) -> bool:
+        """Whether something holds on one rank at least. Collective."""
+        return self.sum(torch.tensor([float(here)], device=self.device))[0] > 0
+
+    def agree(self, action: Callable[[], T], *, long: bool = False) -> T:
         """Runs an action on every rank; if it fails on any, all stop with the first failure. Collective.
+
+        Args:
+            action: No collective.
+            long: A signal that asks this rank to stop ends the action, also while a run trains.
 
         Raises:
             DiptychError: Some rank's action raised one, or an ``OSError``.
             OSError: Of a kind that may pass, such as a server that does not answer: a restart may help.
+            Preempted: Some rank's action was ended by a signal.
         """
-        problem, passing, result = None, False, None
+        problem: str | None = None
+        kind: type[BaseException] = DiptychError
+        result = None
         try:
-            result = action()
+            with preemption.raised() if long else nullcontext():
+                result = action()
         except DiptychError as error:
             problem = str(error)
         except OSError as error:
-            problem, passing = f"{error.filename or 'file system'}: {error.strerror or error}", may_pass(error)
-        for text, passes in self.gather((problem, passing)):
+            problem, kind = f"{error.filename or 'file system'}: {error.strerror or error}", _kind(error)
+        except Preempted as stop:
+            problem, kind = str(stop), Preempted
+        for text, raised in self.gather((problem, kind)):
             if text is not None:
-                raise OSError(text) if passes else DiptychError(text)
+                raise raised(text)
         return result  # type: ignore[return-value]
 
-    def on_main(self, action: Callable[[], T]) -> T:
+    def on_main(self, action: Callable[[], T], *, long: bool = False) -> T:
         """Runs an action on rank 0 alone and gives every rank its result. Collective.
+
+        Args:
+            action: No collective.
+            long: A signal that asks rank 0 to stop ends the action, also while a run trains.
 
         Raises:
             DiptychError: The action raised one, or an ``OSError``.
+            Preempted: The action was ended by a signal.
         """
-        result = self.agree(lambda: action() if self.is_main else None)
+        result = self.agree(lambda: action() if self.is_main else None, long=long and self.is_main)
         return self.gather(result)[0]  # type: ignore[return-value]
 
 
@@ -129,6 +158,10 @@ def start_ranks(timeout_minutes: int) -> Ranks:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_SIZE", "1"))))
     device = torch.device(accelerator.device_name(local_rank) if accelerator.device_name() != "cpu" else "cpu")
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _kind(error: OSError) -> type[Exception]:
+    return OSError if may_pass(error) else DiptychError
 
 
 def _commands_above() -> Iterator[list[str]]:

@@ -5,6 +5,8 @@ loss, and both arms of a comparison get the same health figures.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,36 @@ from pretrain.model import plain_attention
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.order import random_keys, sample
 from pretrain.packing import OneWindow, PackingPlan, pack
+from pretrain.preemption import leave_if_asked, preemption
 from pretrain.schedule import Schedule
 from pretrain.tokenizer import Tokenizer
+
+
+@contextmanager
+def evaluating(engine: Any, *, plain: bool = False) -> Iterator[None]:
+    """Within it the engine's model is in evaluation mode and makes no gradients; afterwards it trains as before.
+
+    Args:
+        engine: The engine.
+        plain: The model computes single texts, without packed rows.
+    """
+    lm = engine.module.lm
+    attention = lm.config._attn_implementation
+    engine.eval()
+    if plain:
+        lm.set_attn_implementation(plain_attention(lm))
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if plain:
+            lm.set_attn_implementation(attention)
+        engine.train()
+
+
+def _asked_to_stop(ids: Tensor, scores: Any, **more: Any) -> Tensor:
+    """Ends a text early on the rank that was told to stop; the others end it, and then leave as well."""
+    return torch.full((len(ids),), preemption.received is not None, device=ids.device)
 
 
 class Evaluator:
@@ -56,14 +86,18 @@ class Evaluator:
         self.num_bytes = max(1, int(pairs.num_bytes[:, labelled].sum()))
 
     def run(self, engine: Any) -> dict[str, float]:
-        """Metrics by name. Collective."""
+        """Metrics by name. Collective.
+
+        Raises:
+            Preempted: Some rank was told to stop.
+        """
         step = self.schedule.step(0)
         lm_sum = pair_sum = 0.0
         num_pairs = 0
         embeddings: list[tuple[Tensor, ...]] = []
-        engine.eval()
-        with torch.no_grad():
+        with evaluating(engine):
             for micro_batch in step.micro_batches:
+                leave_if_asked(self.ranks)
                 batch = self.builder.build(micro_batch).to(self.ranks.device)
                 lm_part, states = engine(batch)
                 lm_sum += float(lm_part)
@@ -75,7 +109,6 @@ class Evaluator:
                     embeddings.append(
                         (torch.tensor(places), *(self.objective.pool(states, span).cpu() for span in spans))
                     )
-        engine.train()
         sums = torch.tensor([lm_sum, pair_sum, num_pairs], dtype=torch.float64, device=self.ranks.device)
         lm_sum, pair_sum, pairs = self.ranks.sum(sums)
         metrics = {
@@ -86,20 +119,21 @@ class Evaluator:
         return metrics | {f"health/{name}": value for name, value in self._health(embeddings).items()}
 
     def samples(self, engine: Any) -> list[tuple[str, str]]:
-        """Held-out prompts and their greedy continuations. Collective: every rank generates the same."""
+        """Held-out prompts and their greedy continuations. Collective: every rank generates the same.
+
+        Raises:
+            Preempted: Some rank was told to stop.
+        """
         config = self.config.evaluation
         conditional = self.config.packing.layout == "conditional"
         texts = []
         lm = engine.module.lm
-        attention = lm.config._attn_implementation
-        engine.eval()
-        lm.set_attn_implementation(plain_attention(lm))
-        for index in range(min(config.prompts, len(self.corpus.heldout))):
-            tokens = list(self.corpus.heldout.views(index)[0].tokens)
-            prompt = [self.tokenizer.bos, *(tokens if conditional else tokens[: config.prompt_tokens])]
-            ids = torch.tensor([prompt], device=self.ranks.device)
-            limit = getattr(lm.config, "max_position_embeddings", math.inf)
-            with torch.no_grad():
+        limit = getattr(lm.config, "max_position_embeddings", math.inf)
+        with evaluating(engine, plain=True):
+            for index in range(min(config.prompts, len(self.corpus.heldout))):
+                tokens = list(self.corpus.heldout.views(index)[0].tokens)
+                prompt = [self.tokenizer.bos, *(tokens if conditional else tokens[: config.prompt_tokens])]
+                ids = torch.tensor([prompt], device=self.ranks.device)
                 output = lm.generate(
                     ids,
                     attention_mask=torch.ones_like(ids),
@@ -111,10 +145,10 @@ class Evaluator:
                     synced_gpus=self.ranks.world_size > 1 and self.config.deepspeed.zero_stage == 3,
                     eos_token_id=self.tokenizer.eos,
                     pad_token_id=self.tokenizer.pad,
+                    stopping_criteria=[_asked_to_stop],
                 )
-            texts.append((self.tokenizer.decode(prompt), self.tokenizer.decode(output[0, len(prompt) :].tolist())))
-        lm.set_attn_implementation(attention)
-        engine.train()
+                leave_if_asked(self.ranks)
+                texts.append((self.tokenizer.decode(prompt), self.tokenizer.decode(output[0, len(prompt) :].tolist())))
         return texts
 
     def _health(self, embeddings: list[tuple[Tensor, ...]]) -> dict[str, float]:

@@ -7,6 +7,11 @@ unchanged inputs are not prepared again and changed ones never overwrite anythin
 kept too: a changed setting redoes only what depends on it, and a preparation that was killed goes on where it stopped.
 """
 
+from pretrain.preemption import preemption
+
+if __name__ == "__main__":
+    preemption.listen()  # before what takes seconds to import
+
 import errno
 import fcntl
 import hashlib
@@ -387,4 +392,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, "before the end; start it again: what was prepared is kept"))

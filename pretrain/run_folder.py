@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pretrain import __version__
-from pretrain.checkpoint import difference
+from pretrain.checkpoint import difference, planned_difference
+from pretrain.checkpoint_folder import found_steps
 from pretrain.config import Config
 from pretrain.config_file import dump_config, identity
 from pretrain.errors import DiptychError
@@ -44,10 +45,13 @@ def check_run_folder(config: Config) -> None:
     except (ValueError, KeyError, OSError) as error:
         raise DiptychError(f"{record}: cannot be read ({error}); choose another run.folder") from None
     differences = difference(stored, identity(config))
-    if differences:
-        raise DiptychError(
-            "\n  ".join([f"run.folder {folder}: holds another run; choose another folder. It differs in", *differences])
-        )
+    if not differences:
+        return
+    lines = [f"run.folder {folder}: holds another run; choose another folder. It differs in", *differences]
+    checkpoints = list(found_steps(folder / "checkpoints").values())
+    if checkpoints and not planned_difference(stored, config):
+        lines += [f"a run in another folder may start from its last checkpoint: run.resume={checkpoints[-1]}"]
+    raise DiptychError("\n  ".join(lines))
 
 
 def claim_run_folder(config: Config) -> str | None:

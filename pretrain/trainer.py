@@ -16,14 +16,13 @@ from pretrain.bad_step_policy import act_on_bad_step
 from pretrain.bad_steps import BadSteps
 from pretrain.batch import Batch, BatchBuilder
 from pretrain.branches import Branches
-from pretrain.checkpoint import Checkpoints, RunState, read_canary, read_state, refuse_other, restore
+from pretrain.checkpoint import Checkpoints, RunState, read_canary, restore
 from pretrain.config import Config
 from pretrain.config_file import identity
 from pretrain.corpus import Corpus, read_corpus
 from pretrain.distributed import Ranks
 from pretrain.engine import build_engine, longest_position, model_config, set_learning_rate, step_engine
 from pretrain.engine_state import optimizer_step
-from pretrain.errors import DiptychError
 from pretrain.evaluation import Evaluator
 from pretrain.export import canary, check_canary, export
 from pretrain.introduction import introduction
@@ -38,6 +37,7 @@ from pretrain.prepare import prepare
 from pretrain.probing.prober import Prober
 from pretrain.progress import Progress, Totals, sum_over_ranks
 from pretrain.rank_drift import compare_ranks
+from pretrain.resumption import choose_checkpoint
 from pretrain.run_folder import check_run_folder, claim_run_folder, describe_run
 from pretrain.schedule import Cursor, Step
 from pretrain.step_metrics import step_metrics
@@ -138,19 +138,11 @@ class Run:
     def resume_or_start(self) -> int:
         """Loads the checkpoint that the config asks for; returns the number of steps done. Collective."""
         config, ranks = self.config, self.ranks
-        path, skipped = self.checkpoints.newest()
-        elsewhere = path is None and config.run.resume not in ("auto", "never")
-        if elsewhere:
-            path = Path(config.run.resume)
-            if problem := self.checkpoints.problem(path):
-                raise DiptychError(f"run.resume {path}: {problem}")
+        found = choose_checkpoint(config, self.checkpoints, self.corpus.fingerprint, self.num_steps, ranks)
+        self.origin = found.origin
         first = 0
-        if path is not None:
-            state = read_state(path)
-            refuse_other(path, state, config, self.corpus.fingerprint, elsewhere=elsewhere)
-            if state.step > self.num_steps:
-                raise DiptychError(f"{path}: is at step {state.step}, this config ends at {self.num_steps}")
-            first = self.go_on_from(path, state)
+        if found.path is not None and found.state is not None:
+            first = self.go_on_from(found.path, found.state)
         else:
             self.bad_steps.recall({}, ranks)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
@@ -162,9 +154,7 @@ class Run:
         )
         self.watchdog = Watchdog(config.run.folder / "traces", ranks.rank, config.train.hang_minutes)
         self.ledger = open_ledger(config.run.folder / "ledger", first, ranks) if config.logging.ledger else None
-        for line in skipped:
-            self.monitor.say(line)
-        for line in introduction(self):
+        for line in (*found.lines, *introduction(self)):
             self.monitor.say(line)
         self.schedule.start_from(self.cursor)
         return first
@@ -268,12 +258,15 @@ class Run:
         if self.settled:
             return
         config = self.config
-        if self.over(done) or done % config.evaluation.every == 0:
-            self.watchdog.beat(f"evaluation after step {done}", patience=3)
-            self.evaluate(done)
-        if self.prober and (self.over(done) or done % config.probe.every == 0):
-            self.watchdog.beat(f"probe after step {done}", patience=3)
-            self.probe(done)
+        try:
+            if (self.over(done) or done % config.evaluation.every == 0) and self.evaluated.get("step") != done:
+                self.watchdog.beat(f"evaluation after step {done}", patience=3)
+                self.evaluate(done)
+            if self.prober and (self.over(done) or done % config.probe.every == 0):
+                self.watchdog.beat(f"probe after step {done}", patience=3)
+                self.probe(done)
+        except Preempted:  # on all ranks: what is not done yet is done by the next start
+            self.stop_to_go_on(done)
         self.settled = True
         due = self.over(done) or self.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0
         if done and due:
@@ -286,6 +279,8 @@ class Run:
         Raises:
             Preempted: Always.
         """
+        if not done:
+            raise Preempted("asked to stop before the first step; start the run again")
         self.save(done, wait=True)
         seconds = max(self.ranks.gather(preemption.seconds_since()))
         notice = self.config.checkpoint.notice_seconds
@@ -297,16 +292,20 @@ class Run:
         raise Preempted(f"asked to stop: step {done} of {self.num_steps} is saved; start the run again to go on")
 
     def evaluate(self, done: int) -> None:
-        """Held-out metrics and sample texts after ``done`` steps. Collective."""
-        metrics = self.evaluator.run(self.engine)
-        self.evaluated = {"step": done, **metrics}
+        """Held-out metrics and sample texts after ``done`` steps, written once all are there. Collective."""
+        metrics = self.heldout_metrics(done)
         texts = self.evaluator.samples(self.engine)
+        self.evaluated = {"step": done, **metrics}
 
         def write() -> None:
             self.monitor.log(done, metrics)
             self.monitor.samples(done, texts)
 
         self.ranks.agree(write)
+
+    def heldout_metrics(self, done: int) -> dict[str, float]:
+        """Metrics on held-out records by name, after ``done`` steps. Collective."""
+        return self.evaluator.run(self.engine)
 
     def probe(self, done: int) -> None:
         """What a linear probe reads from held-out embeddings after ``done`` steps. Collective."""
@@ -370,7 +369,10 @@ class Run:
             if self.ranks.is_main and not out.exists():
                 export(checkpoint, self.config.run.folder / "tokenizer", out)
 
-        self.ranks.agree(write)
+        try:
+            self.ranks.agree(write, long=self.ranks.is_main)
+        except Preempted:
+            raise Preempted("asked to stop during the export; start the run again to export") from None
         self.monitor.say(f"model: {out} (open it with AutoModelForCausalLM.from_pretrained)")
         return out
 
@@ -384,6 +386,7 @@ class Run:
             "bos": self.tokenizer.hf.bos_token,
             "evaluation": self.evaluated,
             "settled": self.settled,
+            "origin": self.origin,
             "bad_steps": self.bad_steps.facts(),
             "lora_rows": self.lora_rows,
             "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],

@@ -11,10 +11,7 @@ Problems with one set or model leave the others alone; the exit status is then 1
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
-
-import torch
 
 from pretrain.command import exit_rank, run_command
 from pretrain.preemption import preemption
@@ -22,12 +19,14 @@ from pretrain.preemption import preemption
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m probes``."""
+    import torch
+
     from pretrain.distributed import Ranks, start_ranks
     from pretrain.rank_environment import rank_environment
     from probes.arguments import read_arguments
 
     settings = read_arguments(argv, str(__doc__))
-    preemption.listen(f"before the report; start it again: what was encoded is kept in {settings.cache}")
+    preemption.words = f"before the report; start it again: what was encoded is kept in {settings.cache}"
     from probes.examples import write_predictions
     from probes.reporting import check_folder, write_report, write_tensorboard
     from probes.run import ProbingRun
@@ -39,7 +38,8 @@ def main(argv: Sequence[str]) -> int:
     ranks.on_main(lambda: check_folder(settings.out))  # not after hours
     words = [word for word in argv if not word.startswith("--local_rank")]
     run = ProbingRun(settings, ranks, shlex.join(["python", "-m", "probes", *words]))
-    report = run.run()
+    with ranks.leaving_together():
+        report = run.run()
 
     def write() -> None:
         page = write_report(report, settings.out)
@@ -53,7 +53,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    status = run_command(main)
-    if torch.distributed.is_initialized():
-        exit_rank(status)
-    sys.exit(status)
+    exit_rank(run_command(main))

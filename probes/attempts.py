@@ -32,7 +32,7 @@ class Attempts:
     def attempt(self, what: str, action: Callable[[], T]) -> T | None:
         """An action's result; None if it fails on any rank, which is noted. Collective."""
         try:
-            return self.ranks.agree(partial(_explained, what, action))
+            return self.ranks.agree(partial(_explained, what, action), long=True)
         except DiptychError as error:
             self.problem(str(error))
             return None
@@ -49,14 +49,18 @@ class Attempts:
         """Work on every task, shared by the ranks; None where it failed, which is noted. Collective."""
         own: list[tuple[int, T | None, str | None]] = []
         mine = range(self.ranks.rank, len(tasks), self.ranks.world_size)
-        with Progress(title, len(mine), "probe", shown=self.ranks.is_main) as progress:
-            for number in mine:
-                try:
-                    what = f"{title}, {', '.join(map(str, tasks[number]))}"
-                    own.append((number, _explained(what, partial(work, tasks[number])), None))
-                except (DiptychError, OSError) as error:
-                    own.append((number, None, str(error)))
-                progress.advance()
+
+        def work_on_own() -> None:
+            with Progress(title, len(mine), "probe", shown=self.ranks.is_main) as progress:
+                for number in mine:
+                    try:
+                        what = f"{title}, {', '.join(map(str, tasks[number]))}"
+                        own.append((number, _explained(what, partial(work, tasks[number])), None))
+                    except (DiptychError, OSError) as error:
+                        own.append((number, None, str(error)))
+                    progress.advance()
+
+        self.ranks.agree(work_on_own, long=True)
         results: list[T | None] = [None] * len(tasks)
         for number, result, problem in sorted(itertools.chain(*self.ranks.gather(own)), key=lambda item: item[0]):
             results[number] = result

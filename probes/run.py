@@ -50,7 +50,7 @@ class ProbingRun:
         self._encode()
         for labelled in self.found.sets:
             self.scores += SetProber(labelled, self.settings, self.found, self.attempts).run()
-        return self.ranks.on_main(self._report)
+        return self.ranks.on_main(self._report, long=True)
 
     def _read_sets(self) -> None:
         settings = self.settings

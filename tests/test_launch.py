@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -181,21 +182,62 @@ def test_a_failed_run_is_started_again_a_bounded_number_of_times(
     )
 
 
+def test_the_launchers_signal_to_a_rank_whose_mistake_rank_0_tells_adds_nothing() -> None:
+    program = (
+        "import time; sleep = time.sleep; time.sleep = lambda seconds: (print('waits', flush=True), sleep(seconds))\n"
+        "from pretrain.command import exit_rank, run_command\nfrom pretrain.errors import DiptychError\n"
+        "def main(argv):\n    raise DiptychError('a setting')\n"
+        "exit_rank(run_command(main))"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"RANK": "1"}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, **pipes) as rank:  # type: ignore[call-overload]
+        assert rank.stdout.readline() == "waits\n"
+        rank.terminate()
+        assert rank.communicate(timeout=15) == ("", "") and rank.returncode == 1
+
+
 @pytest.mark.parametrize("limit", ["", "-1", "two"])
 def test_a_number_of_restarts_that_is_none_is_refused(tmp_path: Path, limit: str) -> None:
     found = shell_start(tmp_path, "exit 0", [f"--max_restarts={limit}", "runs/a"])
     assert (found.returncode, found.stderr) == (1, "error: --max_restarts needs a number\n")
 
 
-def test_stopping_the_shell_stops_the_run_for_good(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_stopping_the_shell_stops_the_run_for_good(tmp_path: Path, number: int) -> None:
     log = tmp_path / "log"
-    launcher = f'trap "echo stopped >> {log}; end 85" TERM\necho started >> {log}\nwhile :; do sleep 0.1; done'
+    launcher = f'trap "echo stopped >> {log}; end 85" USR1\necho started >> {log}\nwhile :; do sleep 0.1; done'
     with shell_process(tmp_path, launcher, ["--max_restarts", "3", "runs/a"]) as shell:
         while not log.exists():
             time.sleep(0.1)
-        shell.terminate()
+        shell.send_signal(number)
         assert shell.wait(30) == 85
     assert log.read_text() == "started\nstopped\n"
+
+
+def test_stopping_the_shell_before_a_rank_listens_ends_with_the_same_status(tmp_path: Path) -> None:
+    launcher = f"echo started >> {tmp_path}/log\nsleep 60"
+    with shell_process(tmp_path, launcher, ["--max_restarts", "3", "runs/a"]) as shell:
+        while not (tmp_path / "log").exists():
+            time.sleep(0.1)
+        shell.terminate()
+        assert shell.wait(30) == 85
+    assert (tmp_path / "log").read_text() == "started\n"
+
+
+ENTRIES = ["-m pretrain", "-m pretrain.prepare", "-m finetune", "-m finetune.evaluate", "-m probes"]
+
+
+@pytest.mark.parametrize("entry", [*ENTRIES, *(f"launch/{name}.sh" for name in ("pretrain", "finetune", "probe"))])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_a_program_imports_what_takes_long_asks_it_to_stop(
+    tmp_path: Path, entry: str, number: int
+) -> None:
+    for name in ("torch", "numpy"):  # whichever comes first
+        (tmp_path / f"{name}.py").write_text(f"import os, time\nos.kill(os.getpid(), {number})\ntime.sleep(60)\n")
+    done = start(sys.executable, *entry.split(), PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (85, "")
+    assert f"stopped by {signal.Signals(number).name}" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_a_hostfile_that_is_not_there_is_no_run_on_this_machine_alone(config: Path, tmp_path: Path) -> None:

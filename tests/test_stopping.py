@@ -25,11 +25,13 @@ from pretrain.run_lock import LOCK_FILE, lock_run
 from pretrain.schedule import MicroBatch, Row, Step
 from pretrain.watchdog import Watchdog
 
-STEPS = 8
+STEPS, LONGER = 8, 10
 SETTINGS: Settings = BASE | {
     "train.steps": STEPS,
     "checkpoint.every": 3,
+    "checkpoint.keep_last": 3,
     "checkpoint.notice_seconds": 0.001,
+    "optimizer.min_lr_ratio": 1,  # so that a longer run is the same as far as the shorter one goes
     "evaluation.every": 4,
     "probe.every": 4,
     "probe.max_records": 20,
@@ -38,16 +40,27 @@ SETTINGS: Settings = BASE | {
 }
 
 
+PLACES = [("evaluation", 0), ("evaluation", 4), ("samples", 4), ("probe", 4), ("scores", 4), ("export", STEPS)]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RankResult]]:
-    """A run to its end while the clock jumps; one stopped where an evaluation is due and at the end; one that hangs."""
+    """A run to its end while the clock jumps; one stopped where an evaluation is due and at the end; one stopped within
+    all that is done between steps; one that goes back twice; one that is trained longer; one that hangs."""
     folder = tmp_path_factory.mktemp("stopping")
     settings = arguments(SETTINGS | {"data.folder": str(folder / "data")})
+    end, six = f"checkpoints/step_{STEPS:08d}", folder / "back" / "checkpoints" / "step_00000006"
     plan = [
         ("straight", [*settings, "train.hang_minutes=1"], {"clock_jumps": True}),
         ("stopped", settings, {"signal_at": 4}),
         ("stopped", settings, {"signal_at": STEPS}),
         ("stopped", settings, {}),
+        *(("left", settings, {"signal_in": place}) for place in PLACES),
+        ("left", settings, {}),
+        *(("back", [*settings, f"run.resume={place}"], {}) for place in ("auto", six, six, folder / "left" / end)),
+        ("straight", [*settings, f"train.steps={LONGER}"], {}),
+        ("longer", [*settings, f"train.steps={LONGER}", f"run.resume={folder / 'straight' / end}"], {}),
+        ("long", [*settings, f"train.steps={LONGER}"], {}),
         ("hangs", [*settings, "train.hang_minutes=0.1"], {"hang_at": 4}),
     ]
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -78,6 +91,77 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_a_later_start_go
 
 @pytest.mark.ranks
 @pytest.mark.timeout(500)
+def test_a_signal_within_evaluation_probe_or_export_is_obeyed_by_all_ranks_and_what_was_left_is_done_later(
+    runs: tuple[Path, list[RankResult]],
+) -> None:
+    folder, results = runs
+    for result in results:
+        said = [line.partition(": ")[2] for line in result.output.splitlines() if line.startswith("=== left")]
+        saved = f"asked to stop: step 4 of {STEPS} is saved; start the run again to go on"
+        assert said == [
+            "asked to stop before the first step; start the run again",
+            *[saved] * 4,
+            "asked to stop during the export; start the run again to export",
+        ], result.output[-3000:]
+    straight, left = folder / "straight", folder / "left"
+    assert curve(left) == curve(straight)
+    assert manifest(left, STEPS)["files"] == manifest(straight, STEPS)["files"]
+    assert manifest(left, 6)["files"] == manifest(straight, 6)["files"]
+    assert read_ledger(left / "ledger") == read_ledger(straight / "ledger")
+    lines = [json.loads(line) for line in (left / "metrics.jsonl").read_text().splitlines()]
+    counted = {name: [line["step"] for line in lines if name in line] for name in ("eval/lm_loss", "probe/accuracy")}
+    assert counted == {"eval/lm_loss": [0, 4, STEPS], "probe/accuracy": [0, 4, STEPS]}  # nothing half, nothing twice
+    assert (left / "samples.txt").read_text() == (straight / "samples.txt").read_text()
+    names = [file.name for file in (straight / "export").iterdir()]
+    assert [file.name for file in (left / "export").iterdir()] == names
+    assert not list(left.glob("*.tmp"))
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(500)
+def test_a_run_goes_back_to_the_checkpoint_that_is_named_once_and_keeps_what_came_later(
+    runs: tuple[Path, list[RankResult]],
+) -> None:
+    folder, results = runs
+    back, straight = folder / "back", folder / "straight"
+    screen = results[0].output
+    aside, six = back / "set-aside-1", back / "checkpoints" / "step_00000006"
+    assert f"goes back to step_00000006: step_0000000{STEPS} and the export were moved to {aside}" in screen
+    assert f"resumed from {six}" in screen
+    assert f"run.resume {six}: step_0000000{STEPS} was trained from it, and goes on" in screen
+    assert f"resumed from {back / 'checkpoints' / f'step_0000000{STEPS}'}" in screen
+    events = [json.loads(line) for line in (back / "metrics.jsonl").read_text().splitlines() if "event" in line]
+    assert [event["step"] for event in events] == [6, STEPS]
+    other = folder / "left" / "checkpoints" / f"step_0000000{STEPS}"
+    for result in results:
+        assert f"=== back: run.resume {other}: {back / 'checkpoints'}/step_0000000{STEPS} of this run does not" in (
+            result.output
+        )
+    for place in (back / "checkpoints", aside):
+        assert (
+            json.loads((place / f"step_0000000{STEPS}" / "manifest.json").read_text())["files"]
+            == (manifest(straight, STEPS)["files"])
+        )
+    assert (aside / "export" / "model.safetensors").is_file() and (back / "export" / "model.safetensors").is_file()
+    assert read_ledger(back / "ledger") == read_ledger(straight / "ledger")
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(500)
+def test_training_longer_is_refused_with_the_way_that_works(runs: tuple[Path, list[RankResult]]) -> None:
+    folder, results = runs
+    end = folder / "straight" / "checkpoints" / f"step_0000000{STEPS}"
+    said = (
+        f"=== straight: run.folder {folder / 'straight'}: holds another run; choose another folder. It differs in\n"
+        f"  train.steps: {STEPS} -> {LONGER}\n"
+        f"  a run in another folder may start from its last checkpoint: run.resume={end}\n"
+    )
+    assert all(said in result.output for result in results)
+    assert manifest(folder / "longer", LONGER)["files"] == manifest(folder / "long", LONGER)["files"]
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(500)
 def test_a_hang_ends_every_rank_with_its_stack_traces(runs: tuple[Path, list[RankResult]]) -> None:
     folder, results = runs
     assert [result.exit_code for result in results] == [HUNG, HUNG], results[0].output[-3000:]
@@ -90,7 +174,7 @@ def test_a_hang_ends_every_rank_with_its_stack_traces(runs: tuple[Path, list[Ran
 def test_a_signal_before_training_ends_the_process_at_once(tmp_path: Path) -> None:
     program = (
         "import time; from pretrain.command import *; from pretrain.preemption import preemption\n"
-        "def main(argv):\n preemption.listen(); print('on', flush=True); time.sleep(60)\nexit_rank(run_command(main))"
+        "def main(argv):\n print('on', flush=True); time.sleep(60)\nexit_rank(run_command(main, BEFORE_TRAINING))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -122,7 +206,7 @@ def test_signals_are_only_noted_while_a_run_trains_and_children_keep_their_defau
         time.sleep(0.1)
         again = Preemption()
         again.listen()
-        with pytest.raises(Preempted):
+        with again.kept(), pytest.raises(Preempted), again.raised():  # as an export while a run trains
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
     finally:

@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import secrets
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 import tqdm
 
 from pretrain.errors import DiptychError
+from pretrain.preemption import SIGNALS, Preempted, preemption
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -94,10 +97,16 @@ class Workers:
                     yield done.pop(yielded).result()
                     yielded += 1
         except BrokenProcessPool:
+            time.sleep(0.1)  # a signal that ended a worker may be about to reach this process
+            preemption.check()
             raise DiptychError(
                 "data.workers: a worker process was killed, perhaps for want of memory; start again with fewer "
                 "data.workers: what is finished is kept"
             ) from None
+        except Preempted:
+            for process in multiprocessing.active_children():
+                process.kill()  # what it was writing has no name yet
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -106,6 +115,8 @@ def _start(progress: Any) -> None:
     global _progress
     _progress = progress
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
+    for each in SIGNALS:  # Slurm sends them to every process of a step: the parent decides
+        signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -4,17 +4,17 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from pretrain.branches import Branches
 from pretrain.config import Config
 from pretrain.corpus import Corpus, Split
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
-from pretrain.evaluation import heldout_rows
+from pretrain.evaluation import evaluating, heldout_rows
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.order import sample
 from pretrain.packing import OneWindow
+from pretrain.preemption import leave_if_asked
 from pretrain.preparation.contamination import matching_form
 from pretrain.schedule import Schedule
 from pretrain.tokenizer import Tokenizer
@@ -94,16 +94,19 @@ class Prober:
 
         The shuffled labels say what the probe would find where nothing is to be found. Nothing where embeddings are not
         finite. Collective.
+
+        Raises:
+            Preempted: Some rank was told to stop.
         """
         found = self.embeddings(engine)
-        return self.ranks.on_main(lambda: self._scores(found))
+        return self.ranks.on_main(lambda: self._scores(found), long=True)
 
     def embeddings(self, engine: Any) -> dict[int, Any]:
         """The embedding of the first view of every probed record, float32 [width], by record. Collective."""
         own: dict[int, Any] = {}
-        engine.eval()
-        with torch.no_grad():
+        with evaluating(engine):
             for micro_batch in self.schedule.step(0).micro_batches:
+                leave_if_asked(self.ranks)
                 batch = self.builder.build(micro_batch).to(self.ranks.device)
                 _, states = engine(batch)
                 records = [record for row in micro_batch.rows if row for record in row.examples]
@@ -111,7 +114,6 @@ class Prober:
                     spans = batch.source_spans if self.forward else batch.target_spans  # of the first view
                     pooled = self.objective.pool(states, spans).float().cpu().numpy()
                     own |= dict(zip(records, pooled, strict=True))
-        engine.train()
         return {record: states for part in self.ranks.gather(own) for record, states in part.items()}
 
     def _scores(self, found: dict[int, Any]) -> dict[str, float]:

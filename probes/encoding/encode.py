@@ -199,7 +199,7 @@ class _Job:
                 batches = make_batches(lengths, self.batch_tokens, self.model.way.longest_packed)
                 own = batches[ranks.rank :: ranks.world_size]
                 values = room[: layers * poolings * len(tokens) * width].reshape(layers, poolings, len(tokens), width)
-                numbers = ranks.agree(lambda: self._compute(own, tokens, values, workers, bar))  # noqa: B023
+                numbers = ranks.agree(lambda: self._compute(own, tokens, values, workers, bar), long=True)  # noqa: B023
                 if ranks.world_size > 1:
                     for theirs, states in ranks.gather((numbers, values[:, :, numbers])):
                         values[:, :, theirs] = states

@@ -98,6 +98,57 @@ def test_a_job_that_loses_a_node_goes_on_elsewhere(cluster: Cluster, tiny: Path,
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("options", "ranks", "said"),
+    [
+        (["--nodes=2", "--ntasks=3"], 3, ""),
+        (["--nodes=2", "--ntasks-per-node=2"], 4, ""),
+        (
+            ["--nodes=2", "--ntasks=3", "--ntasks-per-node=2"],
+            0,
+            "error: --ntasks=3 is no multiple of --ntasks-per-node=2",
+        ),
+    ],
+)
+def test_as_many_ranks_start_as_were_asked_for(
+    cluster: Cluster, tmp_path: Path, options: list[str], ranks: int, said: str
+) -> None:
+    (tmp_path / "stage.py").write_text("import os; print('rank', os.environ['SLURM_PROCID'])\n")
+    script = tmp_path / "stage.sbatch"
+    script.write_text("#!/bin/bash\nmodule=stage\n. launch/slurm/job.sh\n")
+    job = cluster.sbatch(f"--output={tmp_path}/out", *options, script, PYTHONPATH=str(tmp_path))
+    assert cluster.ended(job) == {job: "COMPLETED 0" if ranks else "FAILED 0"}
+    screen = (tmp_path / "out").read_text()
+    assert sorted(line for line in screen.splitlines() if line.startswith("rank")) == [
+        f"rank {n}" for n in range(ranks)
+    ]
+    assert said in screen and "Warning" not in screen
+
+
+def test_a_signal_before_the_ranks_listen_and_one_to_the_batch_shell_alone(cluster: Cluster, tmp_path: Path) -> None:
+    """The first start dies of the signal, as a program that does not listen yet; the second is told by the shell."""
+    (tmp_path / "stage.py").write_text(
+        "import os, signal, sys, time\n"
+        "starts = len(open('starts').readlines()) if os.path.exists('starts') else 0\n"
+        "if starts == 1: signal.signal(signal.SIGUSR1, lambda *_: sys.exit(85))\n"
+        "print('start', file=open('starts', 'a'))\n"
+        "time.sleep(0 if starts == 2 else 60)\n"
+    )
+    script = tmp_path / "stage.sbatch"
+    script.write_text(f"#!/bin/bash\n#SBATCH --requeue\nmodule=stage\ncd {tmp_path}\n. {ROOT}/launch/slurm/job.sh\n")
+    job = cluster.sbatch(f"--output={tmp_path}/out", "--open-mode=append", script, PYTHONPATH=str(tmp_path))
+
+    def starts() -> int:
+        return len((tmp_path / "starts").read_text().splitlines()) if (tmp_path / "starts").is_file() else 0
+
+    wait_for(lambda: starts() == 1)
+    assert cluster.run("scancel", "--signal=USR1", job).returncode == 0
+    wait_for(lambda: starts() == 2)
+    assert cluster.run("scancel", "--signal=USR1", "--batch", job).returncode == 0
+    assert cluster.ended(job) == {job: "COMPLETED 2"}, (tmp_path / "out").read_text()
+    assert (tmp_path / "out").read_text().count("asked to stop, and saved") == 2
+
+
 def test_restarts_end_after_failures_in_a_row_and_a_mistake_has_none(cluster: Cluster, tmp_path: Path) -> None:
     """A stage that ends with the statuses of a list, one a start."""
     stage = tmp_path / "stage.py"

@@ -1,10 +1,13 @@
 """A pipeline of dependent jobs on a real Slurm, with an array of seeds and a preemption in the middle."""
 
+import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
-from slurm_user import Cluster, losses, wait_for
+from slurm_user import Cluster, losses, metrics, wait_for
 
 from finetune.demo_data import write_reviews
 
@@ -74,3 +77,41 @@ def test_stages_wait_for_each_other_through_a_preemption_and_run_what_was_frozen
     assert "the frozen code runs" in (runs / "submitted" / f"finetune-{second}_1.out").read_text()
     report = (runs / "probe" / "report.md").read_text()
     assert "seed0" in report and "seed1" in report
+
+
+def test_one_task_of_an_array_is_requeued_alone_and_counts_its_own_failures(cluster: Cluster, tiny: Path) -> None:
+    """The last task is the one whose SLURM_JOB_ID is the number of the whole array."""
+    folder = tiny.parent / "array"
+    folder.mkdir()
+    tree = yaml.safe_load(tiny.read_text())
+    tree["train"]["steps"] = 400
+    (folder / "pretrain.yaml").write_text(yaml.safe_dump(tree))
+    runs = [folder / "runs" / "pretrain" / f"seed{seed}" for seed in range(3)]
+    described = {
+        "folder": str(folder / "runs"),
+        "sbatch": {"nodes": 1, "ntasks-per-node": 1, "comment": "the owner's words"},
+        "seeds": [0, 1, 2],
+        "at_once": 2,  # so that the others are done when the last one is stopped
+        "pretrain": {"config": str(folder / "pretrain.yaml")},
+    }
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump(described))
+    done = cluster.run("python", "-m", "launch", "submit", folder / "pipeline.yaml")
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.split("job ")[1].split(":")[0]
+
+    def resumptions(run: Path) -> int:
+        return sum(line.get("event") == "resume" for line in metrics(run))
+
+    wait_for(lambda: all((run / "export").is_dir() for run in runs[:2]) and losses(runs[2]))
+    assert cluster.run("scancel", "--signal=USR1", f"{job}_2").returncode == 0
+    wait_for(lambda: resumptions(runs[2]) == 1)
+    status = cluster.run("python", "-m", "launch", "status", runs[2])
+    assert status.stdout.split()[-1] == f"{job}_2", status.stdout
+    os.kill(json.loads((runs[2] / "lock.json").read_text())["pid"], signal.SIGKILL)
+    assert cluster.ended(job) == {f"{job}_0": "COMPLETED 0", f"{job}_1": "COMPLETED 0", f"{job}_2": "COMPLETED 2"}
+    assert [resumptions(run) for run in runs] == [0, 0, 2]
+    assert all(list(losses(run)) == list(range(1, 401)) for run in runs)
+    comments = cluster.run("squeue", "--array", "-h", "-t", "all", "-j", job, "-o", "%K %k").stdout.splitlines()
+    assert sorted(comments) == ["0 the owner's words", "1 the owner's words", "2 the owner's words [failures=1]"]
+    screens = [(folder / "runs" / "submitted" / f"pretrain-{job}_{task}.out").read_text() for task in range(3)]
+    assert [screen.count("is requeued") for screen in screens] == [0, 0, 2]
