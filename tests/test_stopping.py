@@ -2,12 +2,14 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,8 @@ from pretrain.command import HUNG
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.ledger import Ledger, next_attempt, read_ledger
-from pretrain.preemption import Preempted, Preemption
+from pretrain.preemption import SIGNALS, Preempted, Preemption, preemption
+from pretrain.preparation.workers import Workers
 from pretrain.run_lock import LOCK_FILE, lock_run
 from pretrain.schedule import MicroBatch, Row, Step
 from pretrain.watchdog import Watchdog
@@ -212,6 +215,54 @@ def test_signals_are_only_noted_while_a_run_trains_and_children_keep_their_defau
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.fixture
+def listening() -> Iterator[Preemption]:
+    """The product's own listener, as before a run trains."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        preemption.listen()
+        with preemption.raised():
+            yield preemption
+    finally:
+        preemption.received, preemption._listener = None, None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_signal_to_every_process_of_a_step_ends_preparation_and_its_workers(listening: Preemption) -> None:
+    def tell() -> None:
+        while len(workers := multiprocessing.active_children()) < 2:
+            time.sleep(0.01)
+        for pid in (*(worker.pid for worker in workers), os.getpid()):
+            assert pid is not None
+            os.kill(pid, signal.SIGUSR1)
+
+    threading.Thread(target=tell).start()
+    with pytest.raises(Preempted):
+        list(Workers(2, quiet=True).run("waits", time.sleep, [60.0, 60.0], total=2))
+    assert multiprocessing.active_children() == []
+
+
+def test_work_of_one_rank_while_a_run_trains_is_left_only_where_that_is_said(listening: Preemption) -> None:
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    done = []
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        done.append("to its end")
+
+    with listening.kept():
+        ranks.agree(work)
+        assert done == ["to its end"]
+        with pytest.raises(Preempted):
+            ranks.agree(lambda: done.append("begun"), long=True)
+        listening.received = None
+        with pytest.raises(Preempted):
+            ranks.on_main(work, long=True)
+    assert done == ["to its end"]
 
 
 def test_a_second_job_on_a_run_folder_is_refused_with_the_first_ones_job_id(tmp_path: Path) -> None:
