@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from finetune.prompts import Style
 from pretrain.errors import DiptychError
@@ -40,6 +40,10 @@ def read_recipe(folder: Path) -> Recipe | None:
     if not path.is_file():
         return None
     try:
-        return Recipe(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        recipe = Recipe(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DiptychError(f"{path}: cannot be read ({error}); remove it and name --task and --style") from None
+    sound = isinstance(recipe.task, str) and isinstance(recipe.settings, dict) and recipe.style in get_args(Style)
+    if not sound:
+        raise DiptychError(f"{path}: is damaged; remove it and name --task and --style")
+    return recipe

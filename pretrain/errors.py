@@ -1,14 +1,35 @@
 """The one exception that users are meant to see."""
 
 import errno
+import re
+import unicodedata
+
+_PLAIN = re.compile(r"[ -~]*(\n  [ -~]*)*")
 
 
 class DiptychError(Exception):
     """Wrong input or a failed precondition.
 
     The message names the place (``file:line``, config key, parameter), says what was expected and what to do about
-    it. The command line prints it as one line, without a traceback, and exits with status 1 on all ranks.
+    it. The command line prints it as one line, without a traceback, and exits with status 1 on all ranks. A list of
+    problems has one more line each, indented by two spaces.
+
+    What comes from files may stand in a message: line ends, control characters and half surrogate pairs are escaped.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if _PLAIN.fullmatch(message) else "\n  ".join(map(_escaped, message.split("\n  "))))
+
+
+def _escaped(text: str) -> str:
+    return "".join(
+        character.encode("unicode_escape").decode() if _is_odd(character) else character for character in text
+    )
+
+
+def _is_odd(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category in ("Zl", "Zp") or (category[0] == "C" and category not in ("Co", "Cn"))
 
 
 def may_pass(error: OSError) -> bool:

@@ -178,8 +178,10 @@ def load(path: str | Path, config: TokenizerConfig) -> Tokenizer:
     try:
         tokenizer = finish(hf, config.predictor_tokens, model)
         prefix, suffix = _around(processor, tokenizer.encoder)
-    except ValueError as error:
-        raise DiptychError(f"tokenizer.path: {path}: {error}; use another tokenizer, or train one") from error
+    except Exception as error:  # transformers does not check all settings that lie beside a tokenizer
+        raise DiptychError(
+            f"tokenizer.path: {path}: {_one_line(error)}; use another tokenizer, or train one"
+        ) from error
     if not tokenizer.encode_batch(["a b"])[0]:
         raise DiptychError(f"tokenizer.path: {path}: is not a usable tokenizer: it encodes plain text to nothing")
     named = (hf.bos_token, hf.eos_token, hf.pad_token, *predictor_names(config.predictor_tokens))

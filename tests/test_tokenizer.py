@@ -565,6 +565,13 @@ def test_path_that_is_no_tokenizer(tmp_path: Path, offline: None) -> None:
         assert time.monotonic() - started < 20
 
 
+def test_a_wrong_setting_beside_a_tokenizer_is_one_line(tmp_path: Path, offline: None) -> None:
+    settings = json.loads((byte_level(tmp_path) / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": "long"}))
+    with pytest.raises(DiptychError, match=r"tokenizer\.path: .*use another tokenizer"):
+        load(tmp_path, config())
+
+
 def test_saving_over_a_file(trained: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DiptychError, match="cannot save the tokenizer"):

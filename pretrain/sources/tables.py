@@ -84,7 +84,7 @@ class ArrowTable:
     def sizes(self) -> Iterator[tuple[int, int]]:
         """Bytes and rows of every piece; reads an IPC stream to its end."""
         for batch in self._pieces(0, None):
-            yield batch.nbytes, batch.num_rows
+            yield batch.get_total_buffer_size(), batch.num_rows  # nbytes trusts offsets, also damaged ones
 
     def batches(self, start: int, stop: int | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The rows of pieces start to stop, some at a time."""
@@ -176,14 +176,27 @@ def _refuse_twice(fields: Iterable[pa.Field], path: str) -> None:
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """Yields the rows; what is wrong with one that is no text.
+
+    Raises:
+        pa.ArrowException: The file is damaged. Arrow itself would read memory that is not the batch's.
+    """
     try:
-        rows: list[dict[str, Any] | str] = batch.to_pylist()
-    except UnicodeDecodeError:
-        rows = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        rows = (_row(batch.slice(index, 1)) for index in range(batch.num_rows))
+    else:
+        rows = batch.to_pylist()
     yield from rows
 
 
 def _row(batch: Any) -> dict[str, Any] | str:
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            if "UTF8" not in str(error):
+                raise
     try:
         row: dict[str, Any] = batch.to_pylist()[0]
         return row
