@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import fuzz
@@ -96,6 +98,21 @@ def test_offsets_of_an_arrow_file_that_point_outside_are_damage(tmp_path: Path) 
         source = TableSource(type="arrow", path=str(path))
         found = [item for part in source.parts(Files()) for item in source.read(part)]
         assert [type(item) for item in found] == [Record, RestLost] and "the file is damaged" in str(found[1])
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_name_of_a_column_that_is_no_utf_8_is_damage(tmp_path: Path, kind: Any) -> None:
+    sink = io.BytesIO()
+    table = pa.table({"text": ["a"], "codecode": ["b"]})
+    if kind == "parquet":
+        pq.write_table(table, sink, store_schema=False)
+    else:
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    path = tmp_path / "a"
+    path.write_bytes(sink.getvalue().replace(b"codecode", b"code\xff\xff\xff\xff"))
+    with pytest.raises(DiptychError, match=f"is no complete {kind.capitalize()} file"):
+        TableSource(type=kind, path=str(path)).parts(Files())
 
 
 @pytest.mark.parametrize(

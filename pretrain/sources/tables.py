@@ -116,7 +116,7 @@ def open_table(path: str, kind: Kind) -> Iterator[ParquetTable | ArrowTable]:
             table = (ParquetTable if kind == "parquet" else ArrowTable)(source)
             _refuse_twice(table.schema, path)
             yield table
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         raise DiptychError(
             f"{path}: is no complete {kind.capitalize()} file ({_one_line(error)}); copy it again or correct the type"
         ) from None
