@@ -6,6 +6,7 @@
 model.path names the model (none: a new one is trained from scratch on the task), task.name the task, data.train its
 files. All settings of pre-training apply; the answers of the result are scored by python -m finetune.evaluate.
 
+    --dry-run    print the resolved config, what the model is asked, sizes and costs, run one mock step, write nothing
     --help       this text and all settings
 """
 
@@ -24,16 +25,20 @@ def main(argv: Sequence[str]) -> int:
     if "--help" in arguments or "-h" in arguments or not arguments:
         print(f"{__doc__}\nSettings, with their defaults:\n\n{settings_help(FinetuneConfig)}")
         return 0
+    is_dry = "--dry-run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
     if unknown := [argument for argument in arguments if argument.startswith("-")]:
         raise DiptychError(f"{unknown[0]}: unknown option; python -m finetune --help lists all")
     path, overrides = split_arguments(arguments)
     if path is None:
         raise DiptychError("name a config first: python -m finetune CONFIG.yaml key=value ...")
     config = load_config(path, overrides, FinetuneConfig)
+    from finetune.dry_run import dry_run
     from finetune.training import finetune
     from pretrain.distributed import start_ranks
 
-    finetune(config, start_ranks(config.train.timeout_minutes))
+    stage = dry_run if is_dry else finetune
+    stage(config, start_ranks(config.train.timeout_minutes))
     return 0
 
 

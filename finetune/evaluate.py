@@ -162,7 +162,7 @@ class Evaluation:
         limit = context_length(self.model.lm)
         room = limit - new if limit is not None and self.arguments.long_prompts == "cut" else None
         prompts = [self.frame.prompt(text, room) for text in texts]
-        check_room(self.model.lm, prompts, new, [example.id for example in examples])
+        check_room(limit, prompts, new, [example.id for example in examples])
         whole = len(self.frame.lead) + len(self.frame.join)
         return prompts, sum(len(prompt) < whole + len(text) for prompt, text in zip(prompts, texts, strict=True))
 

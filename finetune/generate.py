@@ -117,7 +117,7 @@ def generate(
             NaN.
     """
     decoding = Decoding(tuple(stop), pad, max_new_tokens, temperature, top_p, seed)
-    check_room(model, prompts, max_new_tokens)
+    check_room(context_length(model), prompts, max_new_tokens)
     batches = make_batches([len(prompt) for prompt in prompts], batch_size)
     answers: dict[int, Generation] = {}
     ranks = ranks or Ranks(0, 1, torch.device("cpu"))
@@ -128,14 +128,19 @@ def generate(
 
 
 def check_room(
-    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, names: Sequence[str] | None = None
+    limit: int | None, prompts: Sequence[Sequence[int]], max_new_tokens: int, names: Sequence[str] | None = None
 ) -> None:
     """Refuses prompts that are empty or leave too little of the model's context.
+
+    Args:
+        limit: The context, in tokens; None: not known.
+        prompts: Ids.
+        max_new_tokens: Room that an answer needs.
+        names: Of the examples; default: their numbers.
 
     Raises:
         DiptychError: Names the example.
     """
-    limit = context_length(model)
     for number, prompt in enumerate(prompts):
         name = names[number] if names else f"prompt {number}"
         if not prompt:

@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune.config import FinetuneConfig
 from finetune.decoding_step import DecodingStep
-from finetune.generate import Generation, generate
+from finetune.generate import Generation, check_room, generate
 from finetune.prompts import Frame, make_frame
 from finetune.recipe import RECIPE_FILE, Recipe
 from finetune.tasks import Example, Task, nearest
@@ -22,10 +22,11 @@ from pretrain.corpus import Corpus
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.evaluation import evaluating
+from pretrain.loading import context_length
 from pretrain.preemption import leave_if_asked, preemption
 from pretrain.prepare import roomiest_branches
 from pretrain.sources.files import Files
-from pretrain.tokenizer import Tokenizer, load
+from pretrain.tokenizer import load
 from pretrain.trainer import Run, train
 
 _FRAME_TOKENS = 32
@@ -52,7 +53,8 @@ def with_room(config: FinetuneConfig) -> FinetuneConfig:
     if config.data.max_view_tokens is not None:
         return config
     if config.tokenizer.path is not None:
-        frame = _frame(config, load(config.tokenizer.path, config.tokenizer))
+        tokenizer = load(config.tokenizer.path, config.tokenizer)
+        frame = make_frame(tokenizer, config.task.style, config.task.task())
         lead, join = frame.lead[1:], frame.join
     else:
         lead, join = (), (0,) * _FRAME_TOKENS
@@ -66,7 +68,7 @@ def with_room(config: FinetuneConfig) -> FinetuneConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"max_view_tokens": longest})})
 
 
-def _refuse_cut(corpus: Corpus, config: FinetuneConfig) -> None:
+def refuse_cut(corpus: Corpus, config: FinetuneConfig) -> None:
     """An answer that is cut teaches another answer, and a prompt is not cut where the model is asked."""
     for split, counts in corpus.manifest["splits"].items():
         if cut := counts["first_truncated"] + counts["second_truncated"]:
@@ -76,8 +78,39 @@ def _refuse_cut(corpus: Corpus, config: FinetuneConfig) -> None:
             )
 
 
-def _frame(config: FinetuneConfig, tokenizer: Tokenizer) -> Frame:
-    return make_frame(tokenizer, config.task.style, config.task.task())
+def frame_pairs(branches: Branches, frame: Frame) -> Branches:
+    """The layout of a prompt and its answer."""
+    return replace(branches, eos=frame.stop[0], lead=frame.lead[1:], join=frame.join)
+
+
+def answered_records(config: FinetuneConfig, corpus: Corpus) -> list[int]:
+    """Records of the validation split that are answered at evaluations, spread evenly over it."""
+    count = min(config.evaluation.answers, len(corpus.heldout))
+    return [number * len(corpus.heldout) // count for number in range(count)]
+
+
+def read_validation(config: FinetuneConfig, corpus: Corpus, task: Task, records: Sequence[int]) -> list[Example]:
+    """The examples of some records of the validation split, from which ``stopping.metric`` can be computed.
+
+    Raises:
+        DiptychError: A file cannot be read, or no answer gets that metric.
+    """
+    examples = validation_examples(config, corpus, task, records)
+    check_metric(config.stopping.metric, task, examples)
+    return examples
+
+
+def validation_prompts(
+    corpus: Corpus, frame: Frame, records: Sequence[int], context: int | None, max_new_tokens: int
+) -> list[list[int]]:
+    """Ids of the prompts of some records of the validation split.
+
+    Raises:
+        DiptychError: A prompt and its answer do not fit the model's context (in tokens; None: not known).
+    """
+    prompts = [frame.prompt(list(corpus.heldout.views(number)[0].tokens)) for number in records]
+    check_room(context, prompts, max_new_tokens, [corpus.heldout.place(number) for number in records])
+    return prompts
 
 
 def validation_examples(config: FinetuneConfig, corpus: Corpus, task: Task, records: Sequence[int]) -> list[Example]:
@@ -132,18 +165,17 @@ class FinetuneRun(Run):
     def __init__(self, config: FinetuneConfig, corpus: Corpus, ranks: Ranks, *, may_cut: bool = False) -> None:
         self.task = config.task.task()
         if not may_cut:
-            _refuse_cut(corpus, config)
-        count = min(config.evaluation.answers, len(corpus.heldout))
-        self.answered = [number * len(corpus.heldout) // count for number in range(count)]
-
-        def read() -> list[Example]:
-            examples = validation_examples(config, corpus, self.task, self.answered)
-            check_metric(config.stopping.metric, self.task, examples)
-            return examples
-
+            refuse_cut(corpus, config)
+        self.answered = answered_records(config, corpus)
         # Before there is a run folder: a mistake leaves none behind.
-        self.examples = ranks.agree(lambda: read() if self.answered and ranks.is_main else [])
+        self.examples = ranks.agree(
+            lambda: read_validation(config, corpus, self.task, self.answered) if self.answered and ranks.is_main else []
+        )
         super().__init__(config, corpus, ranks)
+        context = context_length(self.engine.module.lm)
+        self.prompts = ranks.agree(
+            lambda: validation_prompts(corpus, self.frame, self.answered, context, self.task.max_new_tokens)
+        )
         self.best: float | None = None
         self.since_best = 0
 
@@ -155,8 +187,8 @@ class FinetuneRun(Run):
     def make_branches(self) -> Branches:
         """The layout of a prompt and its answer."""
         plain = super().make_branches()
-        self.frame = _frame(self.settings, self.tokenizer)
-        return replace(plain, eos=self.frame.stop[0], lead=self.frame.lead[1:], join=self.frame.join)
+        self.frame = make_frame(self.tokenizer, self.settings.task.style, self.task)
+        return frame_pairs(plain, self.frame)
 
     def evaluate(self, done: int) -> None:
         """Held-out metrics, answers to validation examples, and whether this is the best checkpoint. Collective."""
@@ -188,9 +220,7 @@ class FinetuneRun(Run):
 
     def heldout_metrics(self, done: int) -> dict[str, float]:
         """Those of pre-training, and the scores of the answers to validation examples. Collective."""
-        # Before the first step answers decide nothing: the run does not begin with minutes of them unless asked to.
-        asked = bool(self.answered) and (done > 0 or self.settings.evaluation.answers_before_training)
-        return super().heldout_metrics(done) | (self._answer(done) if asked else {})
+        return super().heldout_metrics(done) | (self._answer(done) if self.answered else {})
 
     def facts(self) -> dict[str, object]:
         """What a checkpoint stores besides: what it was trained for, and the choice so far."""
@@ -213,11 +243,17 @@ class FinetuneRun(Run):
         self.enough = bool(choice.get("enough"))
 
     def _answer(self, done: int) -> dict[str, float]:
-        """Mean scores of greedy answers to validation examples after ``done`` steps. Collective."""
-        split, config = self.corpus.heldout, self.settings.evaluation
-        prompts = [self.frame.prompt(list(split.views(number)[0].tokens)) for number in self.answered]
+        """Mean scores of greedy answers to validation examples after ``done`` steps. Collective.
+
+        Before the first step they decide nothing. Unless they are asked for, a run does not begin with minutes of them:
+        a few tokens of one answer show that the model can give any.
+        """
+        config = self.settings.evaluation
+        is_trial = not done and not config.answers_before_training
+        prompts = self.prompts[:1] if is_trial else self.prompts
         total = len(prompts)
-        self.monitor.say(f"step {done}  answers {total:,} validation examples")
+        if not is_trial:
+            self.monitor.say(f"step {done}  answers {total:,} validation examples")
         last_said = time.monotonic()
 
         def progress(count: int) -> None:
@@ -238,13 +274,13 @@ class FinetuneRun(Run):
                 prompts,
                 stop=self.frame.stop,
                 pad=self.tokenizer.pad,
-                max_new_tokens=self.task.max_new_tokens,
+                max_new_tokens=min(2, self.task.max_new_tokens) if is_trial else self.task.max_new_tokens,
                 batch_size=config.batch_size,
                 ranks=None if together else self.ranks,
                 progress=progress,
                 before_pass=partial(leave_if_asked, self.ranks) if together else preemption.check,
             )
-        return self.ranks.on_main(lambda: self._judge(answers))
+        return {} if is_trial else self.ranks.on_main(lambda: self._judge(answers))
 
     def _judge(self, answers: Sequence[Generation]) -> dict[str, float]:
         """Mean scores of the answers to ``examples``."""

@@ -4,14 +4,15 @@ import copy
 import os
 import tempfile
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import torch
 
 from pretrain.batch import BatchBuilder
+from pretrain.branches import Branches
 from pretrain.config import Config
 from pretrain.config_file import dump_config
 from pretrain.corpus import Corpus, read_corpus
@@ -21,6 +22,7 @@ from pretrain.errors import DiptychError
 from pretrain.footprint.load import Load, measure_sizes, zero_settings
 from pretrain.footprint.states import model_states, moments
 from pretrain.footprint.trace import Request
+from pretrain.introduction import data_notes
 from pretrain.learning_rate import warmup_notes
 from pretrain.lora import special_rows
 from pretrain.model import ParameterCounts, choose_attention, count_parameters, training_flops
@@ -29,18 +31,33 @@ from pretrain.plan import make_schedule, mixture_lines
 from pretrain.prepare import prepare
 from pretrain.run_folder import check_run_folder
 from pretrain.schedule import Schedule
+from pretrain.tokenizer import Tokenizer
 from pretrain.tokenizer import load as load_tokenizer
 
+Look: TypeAlias = Callable[[Corpus, Tokenizer, Any], Iterable[str]]
 
-def dry_run(config: Config, ranks: Ranks) -> None:
-    """Prints the resolved config, sizes and costs, and runs one mock step. Collective; writes nothing that stays."""
+
+def dry_run(
+    config: Config,
+    ranks: Ranks,
+    frame: Callable[[Branches, Tokenizer], Branches] = lambda branches, _: branches,
+    look: Look = lambda corpus, tokenizer, hf_config: (),
+) -> None:
+    """Prints the resolved config, sizes and costs, and runs one mock step. Collective; writes nothing that stays.
+
+    Args:
+        config: Of any stage.
+        ranks: All ranks.
+        frame: Puts what a stage adds around the views of a pair.
+        look: Checks what a stage needs besides, given the Hugging Face config of the model; yields lines on it.
+    """
     ranks.on_main(lambda: check_run_folder(config))
     with tempfile.TemporaryDirectory(prefix="diptych-dry-run-") as scratch:
         folder = ranks.gather(scratch)[0]
         # The corpus is needed for the exact number of rows; a prepared one is used, else one is made to be thrown away.
         prepared = ranks.on_main(lambda: _corpus_folder(config, Path(folder)))
         corpus = ranks.agree(lambda: read_corpus(prepared))
-        _report_and_step(config, corpus, ranks)
+        _report_and_step(config, corpus, ranks, frame, look)
         ranks.barrier()
 
 
@@ -54,15 +71,18 @@ def _corpus_folder(config: Config, scratch: Path) -> Path:
     return prepare(config.model_copy(update={"data": data}))
 
 
-def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
+def _report_and_step(
+    config: Config, corpus: Corpus, ranks: Ranks, frame: Callable[[Branches, Tokenizer], Branches], look: Look
+) -> None:
     tokenizer = load_tokenizer(str(corpus.folder / "tokenizer"), config.tokenizer)
-    branches = make_branches(
+    plain = make_branches(
         config.packing, config.objective, eos=tokenizer.eos, bos=tokenizer.bos, predictors=tokenizer.predictors
     )
+    branches = frame(plain, tokenizer)
     objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
     schedule = make_schedule(config, corpus, branches, objective, ranks)
     hf_config = model_config(config, tokenizer, longest_position(config, corpus, branches))
-    lora_rows = special_rows(tokenizer, branches.eos)
+    lora_rows = special_rows(tokenizer, branches.eos) if config.model.lora.rank else ()
     counts = count_parameters(hf_config, config.model.lora, lora_rows)
     dtype = compute_dtype(config, ranks.device)
     num_steps = config.train.steps or schedule.num_steps(config.train.epochs or 1.0)
@@ -89,8 +109,12 @@ def _report_and_step(config: Config, corpus: Corpus, ranks: Ranks) -> None:
 
     say(dump_config(config))
     say(f"parameters            {counts.total:,} ({counts.total - counts.embedding - counts.head:,} in the blocks)")
+    if config.model.lora.rank:
+        say(f"trained by LoRA       {counts.trained:,}")
     say(f"vocabulary            {hf_config.vocab_size:,}")
     say(f"records               {len(corpus.train):,} to train on, {len(corpus.heldout):,} held out")
+    for line in ranks.on_main(lambda: [*data_notes(config, corpus), *look(corpus, tokenizer, hf_config)]):
+        say(line)
     for line in mixture_lines(config, corpus, epochs):
         say(line)
     about = "" if counted else "about "

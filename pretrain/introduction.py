@@ -3,12 +3,24 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pretrain.config import Config
+from pretrain.corpus import Corpus
 from pretrain.learning_rate import warmup_notes
 from pretrain.plan import mixture_lines
 from pretrain.tokenizer import load
 
 if TYPE_CHECKING:
     from pretrain.trainer import Run
+
+
+def data_notes(config: Config, corpus: Corpus) -> Iterator[str]:
+    """What may surprise about the tokenizer and the texts of a run."""
+    opened = config.model.path and config.tokenizer.path
+    if opened and (added := load(opened, config.tokenizer).added):
+        yield f"note: the tokenizer had no {' '.join(added)}: added, with embeddings to be trained"
+    counts = corpus.manifest["splits"]["train"]
+    if cut := counts["first_truncated"] + counts["second_truncated"]:
+        yield f"note: {cut:,} views are longer than their most tokens and were cut"
 
 
 def introduction(run: "Run") -> Iterator[str]:
@@ -22,12 +34,7 @@ def introduction(run: "Run") -> Iterator[str]:
         f"{'' if run.rows_counted else 'about '}{run.rows_per_epoch:,} rows an epoch "
         f"({used:.1%} of positions used), {run.num_steps:,} steps of {config.train.rows_per_step} rows"
     )
-    opened = config.model.path and config.tokenizer.path
-    if opened and (added := load(opened, config.tokenizer).added):
-        yield f"note: the tokenizer had no {' '.join(added)}: added, with embeddings to be trained"
-    counts = run.corpus.manifest["splits"]["train"]
-    if cut := counts["first_truncated"] + counts["second_truncated"]:
-        yield f"note: {cut:,} views are longer than their most tokens and were cut"
+    yield from data_notes(config, run.corpus)
     if run.prober and run.prober.copies.num_repeated:
         yield (
             f"note: {run.prober.copies.num_repeated:,} of {len(run.prober.labels):,} probed first views are copies of "

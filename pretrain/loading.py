@@ -233,7 +233,12 @@ def _has_bos(folder: Path, tokenizer: Tokenizer, trust_remote_code: bool) -> boo
 
 def context_length(model: Any) -> int | None:
     """Most positions that a model can take; None: not known."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    return context_of(model.config)
+
+
+def context_of(config: Any) -> int | None:
+    """Most positions that a model with this Hugging Face config can take; None: not known."""
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
     for name in ("max_position_embeddings", "max_context_length"):
         if isinstance(length := getattr(config, name, None), int):
             return length

@@ -12,6 +12,7 @@ from ranks import run_ranks
 from safetensors.torch import load_file, save_file
 
 from finetune.config import LOSSES, FinetuneConfig
+from finetune.dry_run import dry_run
 from finetune.evaluate import read_arguments
 from finetune.tasks import make_task
 from finetune.training import FinetuneRun, check_metric, validation_examples, with_room
@@ -161,6 +162,7 @@ def test_a_larger_vocabulary_keeps_the_old_rows(folder: Path, trained: Path) -> 
         (["stopping.metric=task/exact", "evaluation.answers=0"], "stopping.metric: task/exact needs answers"),
         (["stopping.metric=exact"], "name eval/lm_loss or task/SCORE"),
         (["stopping.metric=task/exakt"], "no metric 'task/exakt'; did you mean task/exact?"),
+        (["task.settings={max_new_tokens: 5000}"], "and 5000 new ones are more than the model's context of 2048"),
         (["model.lora.rank=4"], "LoRA trains a model that is there; name it with path"),
     ],
 )
@@ -182,6 +184,44 @@ def test_wrong_settings_stop_with_one_clear_line(folder: Path, overrides: list[s
 def test_a_wrong_config_is_named(folder: Path, override: str, message: str) -> None:
     with pytest.raises(DiptychError) as error:
         load_config(folder / "task.yaml", [override], FinetuneConfig)
+    assert message in str(error.value)
+
+
+def test_a_dry_run_shows_what_is_asked_and_writes_nothing(folder: Path, trained: Path) -> None:
+    before = sorted(path for path in folder.rglob("*") if path.is_file())
+    _, output = start(
+        folder,
+        "dry",
+        f"model={{path: {trained}/export, lora: {{rank: 2}}}}",
+        "tokenizer={predictor_tokens: 5}",
+        "--dry-run",
+    )
+    assert sorted(path for path in folder.rglob("*") if path.is_file()) == before
+    lines = dict(
+        line.split(maxsplit=1) for line in output.splitlines() if line.startswith(("task ", "records ", "note:"))
+    )
+    assert lines["task"].startswith("exact_match, style plain, stop '")
+    assert lines["records"] == "160 to train on, 20 held out"
+    assert "the tokenizer had no [PRED_5]: added" in lines["note:"]
+    shown = "number 0 is a cat here\\n'"
+    assert "first prompt          '" in output and shown in output and "first answer          'cat cat" in output
+    assert "checkpoint            best task/exact; 6 validation examples answered every 4 steps" in output
+    for figure in ("tokens of prompts", "tokens of answers", "trained by LoRA", "memory per rank", "mock step: loss"):
+        assert figure in output, figure
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stopping.metric=task/exakt"], "no metric 'task/exakt'; did you mean task/exact?"),
+        (["task.settings={max_new_tokens: 5000}"], "and 5000 new ones are more than the model's context of 2048"),
+        (["packing.row_length=64", "objective.lambda=0"], "longer than the 64 tokens of a row"),
+        (["data.train=nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would(folder: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(DiptychError) as error:
+        dry_run(load_config(folder / "task.yaml", overrides, FinetuneConfig), Ranks(0, 1, torch.device("cpu")))
     assert message in str(error.value)
 
 
