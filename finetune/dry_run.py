@@ -39,7 +39,7 @@ def dry_run(config: FinetuneConfig, ranks: Ranks) -> None:
         if not may_cut:
             refuse_cut(corpus, config)
         around = make_frame(tokenizer, config.task.style, task)
-        text, answer = (list(view.tokens) for view in corpus.train.views(0))
+        text, answer = ([int(token) for token in view.tokens] for view in corpus.train.views(0))
         decode = tokenizer.hf.decode
         yield f"task                  {task.task}, style {config.task.style}, stop {_listed(decode, around.stop)}"
         yield f"first prompt          {decode(around.prompt(text))!r}"

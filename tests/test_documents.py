@@ -150,7 +150,7 @@ class Checker:
             if name == "pretrain.inspect":
                 request = pretrain.inspect.read_arguments(words)
                 words = [str(request.data), *request.overrides]
-            words = [word for word in words if name != "pretrain" or word != "--dry-run"]
+            words = [word for word in words if name not in ("pretrain", "finetune") or word != "--dry-run"]
             if options := [word for word in words if word.startswith("-")]:
                 raise ValueError(f"{options[0]}: no option of {name}")
             load_config(*split_arguments(words), FinetuneConfig if name == "finetune" else Config)
