@@ -203,8 +203,10 @@ def test_a_dry_run_shows_what_is_asked_and_writes_nothing(folder: Path, trained:
     assert lines["task"].startswith("exact_match, style plain, stop '")
     assert lines["records"] == "160 to train on, 20 held out"
     assert "the tokenizer had no [PRED_5]: added" in lines["note:"]
-    shown = "number 0 is a cat here\\n'"
-    assert "first prompt          '" in output and shown in output and "first answer          'cat cat" in output
+    assert (
+        "first prompt          '<s> number 0 is a cat here" in output
+        and "first answer          'cat cat</s>'" in output
+    )
     assert "checkpoint            best task/exact; 6 validation examples answered every 4 steps" in output
     for figure in ("tokens of prompts", "tokens of answers", "trained by LoRA", "memory per rank", "mock step: loss"):
         assert figure in output, figure
