@@ -217,7 +217,7 @@ def test_a_dry_run_shows_what_is_asked_and_writes_nothing(folder: Path, trained:
     [
         (["stopping.metric=task/exakt"], "no metric 'task/exakt'; did you mean task/exact?"),
         (["task.settings={max_new_tokens: 5000}"], "and 5000 new ones are more than the model's context of 2048"),
-        (["packing.row_length=64", "objective.lambda=0"], "longer than the 64 tokens of a row"),
+        (["packing.row_length=40", "objective.lambda=0"], "longer than the 40 tokens of a row"),
         (["data.train=nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )
