@@ -254,6 +254,11 @@ def _contradictions(config: Config) -> Iterator[str]:
         if not set(data.views) & set(source.view_names()):
             names = ", ".join(source.view_names())
             yield f"data.decontamination.sources.{index}: has views {names}, none of data.views {list(data.views)}"
+        elif data.decontamination.match == "pair" and not set(data.views) <= set(source.view_names()):
+            yield (
+                f"data.decontamination.sources.{index}: has not both of data.views {list(data.views)}, so "
+                "data.decontamination.match pair would find nothing in it; match view or ngram"
+            )
     for view in data.decontamination.views or ():
         if view not in data.views:
             yield f"data.decontamination.views: {view!r} is none of data.views {list(data.views)}"

@@ -35,6 +35,7 @@ from pretrain.config import Config
 from pretrain.config_file import load_config, split_arguments
 from pretrain.corpus import FORMAT, check_files, read_manifest
 from pretrain.errors import DiptychError
+from pretrain.preparation.counts import check_counts
 from pretrain.preparation.duplicates import MINHASH_VERSION
 from pretrain.preparation.encoding import Encoding, encode
 from pretrain.preparation.examining import Rules, examine
@@ -236,7 +237,7 @@ class _Preparation:
         rows = {"good": rows["good"] - judgement.repeated_ids, "bad": rows["bad"] + judgement.repeated_ids}
         bad_rows = [*bad_rows, *judgement.id_rows][:LISTED]
         self.check_bad_rows(rows, bad_rows)
-        self._check_counts(judgement)
+        check_counts((*self.sources.sources, *self.tests.sources), read, judgement, training, data.heldout_fraction)
         tokenizer = self.tokenizer or self._train_tokenizer(parts, judgement, scratch)
         partial = self.folder.with_name(f"{self.folder.name}.partial")
         _save(partial / "tokenizer", tokenizer.save)
@@ -274,29 +275,6 @@ class _Preparation:
             raise DiptychError(
                 f"data.max_bad_share: {rows['bad']:,} of {total:,} rows are bad, more than {data.max_bad_share:.2%}; "
                 f"the first is {listed[0]}"
-            )
-
-    def _check_counts(self, judgement: Judgement) -> None:
-        judged = judgement.sources
-        data = self.config.data
-        dropped: dict[str, int] = {}
-        for own in judged:
-            for reason, number in own.dropped().items():
-                dropped[reason] = dropped.get(reason, 0) + number
-        why = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()) or "none dropped"
-        for source, own, training in zip(self.sources.sources, judged, self.sources.training, strict=True):
-            if not own.count("train" if training else "heldout"):
-                if not own.records:
-                    raise DiptychError(f"data: source {source.title!r} ({source.where()}) holds no record")
-                raise DiptychError(
-                    f"data: source {source.title!r} ({source.where()}) has no record left of {own.records:,} ({why}); "
-                    "check its keep rule and data.cleaning, data.deduplication, data.decontamination"
-                )
-        heldout = sum(own.count("heldout") for own in judged)
-        if heldout < 2:
-            raise DiptychError(
-                f"data.heldout_fraction: {data.heldout_fraction} leaves {heldout} held-out records, evaluation needs 2 "
-                "or more; raise it or name data.heldout_sources"
             )
 
     def _train_tokenizer(self, parts: Sequence[Sequence[ReadPart]], judgement: Judgement, scratch: Path) -> Tokenizer:
@@ -386,6 +364,7 @@ def main(argv: Sequence[str]) -> int:
     for source in manifest["sources"]:
         dropped = ", ".join(f"{number:,} {reason}" for reason, number in source["dropped"].items())
         bad = f", {source['bad']:,} bad rows left out" if source["bad"] else ""
+        bad += f", {source['left_out']:,} rows left out by keep" if source["left_out"] else ""
         print(f"  {source['name']}: {source['read']:,} read, dropped: {dropped or 'none'}{bad}")
     print(f"look at it: python -m pretrain.inspect {folder}")
     return 0

@@ -19,7 +19,7 @@ import pytest
 
 from pretrain.command import run_command
 from pretrain.config import Config
-from pretrain.config_file import load_config
+from pretrain.config_file import dump_config, load_config
 from pretrain.corpus import Corpus, Split, read_corpus
 from pretrain.errors import DiptychError
 from pretrain.preparation import reading
@@ -441,7 +441,8 @@ def test_training_records_of_test_sets_are_dropped(tmp_path: Path, settings: str
     assert (leak["pair"], leak["first"], leak["second"], leak["any"]) == (1, 1, 1, 2)
     assert leak["ngram"] == (2 if ngram == 2 or "6" in settings else 1)
     assert corpus.manifest["test_sets"][0] | {"where": 0} == {
-        "name": "tests", "where": 0, "records": 2, "bad": 0, "pair": 2, "first": 2, "second": 2, "any": 4, "ngram": 4
+        "name": "tests", "where": 0, "records": 2, "bad": 0, "left_out": 0,
+        "pair": 2, "first": 2, "second": 2, "any": 4, "ngram": 4,
     }  # fmt: skip
 
 
@@ -699,7 +700,19 @@ def test_two_sources_of_one_name_are_refused(tmp_path: Path, source: Path) -> No
             "is 0",
         ),
         (["data.heldout_fraction=0"], "data.heldout_fraction: 0.0 leaves 0 held-out records, evaluation needs 2"),
-        (["data.sources.0.keep.text=nothing"], "data: source "),
+        (
+            ["data.sources.0.keep.text=nothing", "data.sources.0.name=one"],
+            'data: source \'one\' ({source}) holds no record that is wanted: keep {"text": "nothing"} leaves out all '
+            "120 rows; correct keep",
+        ),
+        (
+            ["data.decontamination.sources=[{type: jsonl, path: '{source}', name: exam, keep: {text: nothing}}]"],
+            'data: source \'exam\' ({source}) holds no record that is wanted: keep {"text": "nothing"} leaves out',
+        ),
+        (
+            ["data.heldout_sources=[{type: jsonl, path: '{source}', name: one, keep: {text: the cat sat on mat 0}}]"],
+            "data.heldout_sources: 1 record is left of them, but evaluation needs 2 or more; add records or another",
+        ),
         (["data.cleaning.min_chars=1000"], "data: source "),
         (["tokenizer.path=/nowhere"], "tokenizer.path: /nowhere: no such folder"),
     ],
@@ -707,9 +720,32 @@ def test_two_sources_of_one_name_are_refused(tmp_path: Path, source: Path) -> No
 def test_settings_that_the_data_cannot_meet_are_refused(
     tmp_path: Path, source: Path, overrides: list[str], message: str
 ) -> None:
+    overrides = [override.replace("{source}", str(source)) for override in overrides]
     with pytest.raises(DiptychError) as caught:
         prepare(config_for(tmp_path / "data", source, "packing.layout=independent", *overrides), quiet=True)
-    assert str(caught.value).startswith(message)
+    assert str(caught.value).startswith(message.replace("{source}", str(source)))
+
+
+def test_rows_that_keep_leaves_out_are_counted(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) | {"lang": "en" if n < 100 else "de"} for n, line in enumerate(source.open())]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_for(tmp_path / "data", source, "data.sources.0.keep.lang=en", "data.workers=1")
+    manifest = read_corpus(prepare(config, quiet=True)).manifest
+    assert (manifest["sources"][0]["read"], manifest["sources"][0]["left_out"]) == (100, 20)
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert main([str(path)]) == 0
+    assert "100 read, dropped: none, 20 rows left out by keep" in capsys.readouterr().out
+
+
+def test_a_test_set_of_one_view_has_no_pairs_to_match(tmp_path: Path, source: Path) -> None:
+    tests = (
+        f"data.decontamination={{match: pair, sources: [{{type: jsonl, path: '{source}', fields: {{text: text}}}}]}}"
+    )
+    with pytest.raises(DiptychError, match=r"decontamination\.sources\.0: has not both .* match view or ngram"):
+        config_for(tmp_path, source, tests)
 
 
 def test_a_source_of_which_nothing_is_left_is_named_with_the_reasons(tmp_path: Path, source: Path) -> None:

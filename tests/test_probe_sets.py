@@ -223,6 +223,9 @@ def test_a_column_beside_the_label_names_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "line", "said"),
     [
+        ([0, "9" * 5000], 2, "the label is a number of more than 18 digits; number the classes anew"),
+        ([0, 10**30], 2, "the label is a number of more than 18 digits; number the classes anew"),
+        ([0, 1e30], 2, "the label is a number of more than 18 digits; number the classes anew"),
         ([0, 0.5, 1], 2, "label 0.5 has a fraction, but a class is a whole number or a text; bin it"),
         ([0, "0.5"], 2, "label 0.5 has a fraction, but a class is a whole number or a text; bin it"),
         ([0, 1, float("inf")], 3, "label inf has a fraction, but a class is a whole number or a text; bin it"),

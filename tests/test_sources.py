@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from pretrain.errors import DiptychError
-from pretrain.sources import BadRow, Files, Record, Source, SourceConfig
+from pretrain.sources import BadRow, Files, LeftOut, Record, Source, SourceConfig
 from pretrain.sources import files as files_module
 from pretrain.sources import hub as hub_module
 from pretrain.sources import tables as tables_module
@@ -33,11 +33,12 @@ def source(type: str, **options: Any) -> Source:
 
 
 def read(made: Source) -> list[Record | BadRow]:
-    """Reads as workers do: source and parts are pickled."""
+    """Reads as workers do: source and parts are pickled; rows that are left out are not listed."""
     parts = made.parts(Files())
     assert all(part.fingerprint for part in parts)
     copy, parts = pickle.loads(pickle.dumps((made, list(parts))))
-    return [item for part in parts for item in copy.read(part)]
+    items = [item for part in parts for item in copy.read(part)]
+    return [item for item in items if not isinstance(item, LeftOut)]
 
 
 def views(items: Sequence[Record | BadRow]) -> list[dict[str, tuple[str, ...]]]:
@@ -128,8 +129,11 @@ def test_keep_id_and_group(tmp_path: Path) -> None:
         ("[1, 2]", "expected a JSON object, found list"),
         ('{"text": "a",', "invalid JSON at column 14: Expecting property name enclosed in double quotes"),
         ('{"text": "a\tb", "code": "c"}', "invalid JSON at column 12: Invalid control character at"),
-        ("[" * 100_000, "invalid JSON: maximum recursion depth exceeded"),
-        ('{"n": ' + "9" * 5000 + "}", "invalid JSON: Exceeds the limit"),
+        ("[" * 100_000, "invalid JSON: nested too deeply; flatten it"),
+        (
+            '{"n": ' + "9" * 5000 + "}",
+            "holds a whole number of thousands of digits; shorten it, or write",
+        ),
     ],
 )
 def test_a_wrong_row_is_named_and_the_next_one_read(tmp_path: Path, row: Any, problem: str) -> None:
@@ -297,6 +301,25 @@ def test_wrong_rows_of_a_csv_are_named(tmp_path: Path) -> None:
     content = b"text,code\nh,caf\xe9\n"
     made = source("csv", path=text_file(tmp_path / "a.csv", content), encoding="latin-1")
     assert views(read(made)) == [{"text": ("h",), "code": ("café",)}]
+
+
+@pytest.mark.parametrize(
+    ("type", "options", "content", "line"),
+    [
+        ("csv", {}, "text,code,n\na,b,1\ntext,code,n\nc,d,2\n", 3),
+        ("csv", {}, "text,code\na,b\n\ufefftext,code\nc,d\n", 3),
+        ("csv", {}, "text,code\na,b\ncode,text\nc,d\n", 3),
+        ("csv", {"columns": ["text", "code"]}, "text,code\na,b\nc,d\n", 1),
+        ("tsv", {}, "text\tcode\na\tb\ntext\tcode\nc\td\n", 3),
+    ],
+)
+def test_a_second_header_is_no_record(
+    tmp_path: Path, type: str, options: dict[str, Any], content: str, line: int
+) -> None:
+    found = read(source(type, path=text_file(tmp_path / f"a.{type}", content), **options))
+    assert problems(found) == [f"{line}: names the columns once more, as in files that were joined; remove the line"]
+    kept = [item for item in found if isinstance(item, Record)]
+    assert [row["text"][0] for row in views(kept)] == ["a", "c"]
 
 
 def test_a_huge_line_in_a_csv_is_a_bad_row(tmp_path: Path) -> None:

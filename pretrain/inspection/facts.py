@@ -74,6 +74,7 @@ class SourceFacts:
         files: Number of its files.
         read: Records that were read.
         bad: Rows that gave no record.
+        left_out: Rows that the source's ``keep`` did not want.
         dropped: Records by why they were dropped.
         train: What is trained on.
         heldout: What is held out.
@@ -86,6 +87,7 @@ class SourceFacts:
     files: int
     read: int
     bad: int
+    left_out: int
     dropped: Mapping[str, int]
     train: Amount
     heldout: Amount
@@ -198,6 +200,7 @@ def gather(corpus: Corpus, tokenizer: Tokenizer, branches: Branches, records: in
                 files=len(source["files"]),
                 read=source["read"],
                 bad=source["bad"],
+                left_out=source["left_out"],
                 dropped=source["dropped"],
                 train=Amount.of(source["train"]),
                 heldout=Amount.of(source["heldout"]),

@@ -17,6 +17,7 @@ from pretrain.inspection.phrases import (
     measured,
     record_title,
     size,
+    source_notes,
     split_rows,
     token_cells,
     wording_title,
@@ -140,6 +141,8 @@ def _sources(facts: Facts) -> Iterator[str]:
     head = ("source", "read", "bad rows", *facts.reasons, "train", "held out", "tokens", *means, "truncated", "from")
     yield _table([head, *rows], left=(0, len(head) - 1))
     yield _note("Between bad rows and train: records dropped, by reason. mean: tokens of a text.")
+    for note in source_notes(facts):
+        yield _note(note)
 
 
 def _duplicates(facts: Facts) -> Iterator[str]:

@@ -29,6 +29,15 @@ def token_cells(facts: Facts, amount: Amount) -> tuple[str, ...]:
     return f"{sum(amount.tokens):,}", *means, f"{sum(amount.truncated):,}"
 
 
+def source_notes(facts: Facts) -> list[str]:
+    """What else is not trained on."""
+    return [
+        f"left out of {source.name} by its keep rule: {counted(source.left_out, 'row')}"
+        for source in facts.sources
+        if source.left_out
+    ]
+
+
 def leak_rows(facts: Facts, few: int) -> list[tuple[str, ...]]:
     """A row for each test set and training source; those without a hit only if there are few rows."""
     shown = [leak for leak in facts.leaks if len(facts.leaks) <= few or any(leak.found)]

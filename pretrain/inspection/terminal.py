@@ -16,6 +16,7 @@ from pretrain.inspection.phrases import (
     measured,
     record_title,
     size,
+    source_notes,
     split_rows,
     token_cells,
     wording_title,
@@ -121,6 +122,8 @@ class _Terminal:
             if source.dropped:
                 why = ", ".join(f"{number:,} {reason}" for reason, number in source.dropped.items())
                 yield self._line(f"dropped of {source.name}: {why}", 2)
+        for note in source_notes(facts):
+            yield self._line(note, 2)
 
     def _duplicates(self) -> Iterator[str]:
         if not self.facts.duplicates:

@@ -53,6 +53,7 @@ def describe_sources(
             "files": list(dict.fromkeys(file for part in parts[number] for file in part.files)),
             "read": sum(part.records for part in parts[number]),
             "bad": sum(part.bad for part in parts[number]),
+            "left_out": sum(part.left_out for part in parts[number]),
             "dropped": judgement.sources[number].dropped(),
             **{split: summary(per_source[number]) for split, per_source in shards.items()},
         }
@@ -75,6 +76,7 @@ def describe_tests(
             "where": source.where(),
             "records": sum(part.records for part in own),
             "bad": sum(part.bad for part in own),
+            "left_out": sum(part.left_out for part in own),
             **found.items,
         }
         for source, found, own in zip(sources, index.sets, parts, strict=True)

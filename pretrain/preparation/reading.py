@@ -22,9 +22,9 @@ from pretrain.preparation.cleaning import CleaningConfig, clean_text
 from pretrain.preparation.workers import Workers, advance, write_text, write_whole
 from pretrain.sources.files import Files
 from pretrain.sources.opening import reading
-from pretrain.sources.record import BadRow, Part, Record, Source
+from pretrain.sources.record import Item, LeftOut, Part, Record, Source
 
-FORMAT = 3
+FORMAT = 4
 """Changes whenever the same part gives another file."""
 
 LISTED = 100
@@ -46,6 +46,7 @@ class ReadPart:
         files: The files that records name, in the order in which they come.
         bad: Number of bad rows.
         bad_rows: The first of them: ``file:line: problem``.
+        left_out: Number of rows that ``keep`` did not want.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class ReadPart:
     files: tuple[str, ...]
     bad: int
     bad_rows: tuple[str, ...]
+    left_out: int
 
     @property
     def records(self) -> int:
@@ -143,8 +145,9 @@ def _stored(path: Path, summary: Path) -> list[ReadPart] | None:
             file = path.with_name(facts["path"])
             if _digest(file) != facts["sha256"]:
                 return None
-            lists = {key: tuple(facts[key]) for key in ("batches", "files", "bad_rows")}
-            read.append(ReadPart(file, num_bytes=facts["num_bytes"], bad=facts["bad"], **lists))
+            kept: dict[str, Any] = {key: tuple(facts[key]) for key in ("batches", "files", "bad_rows")}
+            kept |= {key: facts[key] for key in ("num_bytes", "bad", "left_out")}
+            read.append(ReadPart(file, **kept))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return read or None
@@ -167,14 +170,17 @@ def _write(task: _Task) -> list[ReadPart]:
         + [("file", pa.string()), ("line", pa.int64()), ("id", pa.string()), ("group", pa.string())]
         + [("label", pa.int32())]
     )
-    bad = shown = 0
+    bad = left_out = shown = 0
     bad_rows: list[str] = []
 
-    def good(rows: Iterator[Record | BadRow]) -> Iterator[Record]:
-        nonlocal bad
+    def good(rows: Iterator[Item]) -> Iterator[Record]:
+        nonlocal bad, left_out
         for row in rows:
             if isinstance(row, Record):
                 yield row
+                continue
+            if isinstance(row, LeftOut):
+                left_out += 1
                 continue
             if not task.skip:
                 raise refusal(row)
@@ -215,11 +221,11 @@ def _write(task: _Task) -> list[ReadPart]:
         write_whole(path, fill)
         ended = num_bytes < _FILE_BYTES
         if counts or not read:
-            found = (bad, tuple(bad_rows)) if ended else (0, ())
+            found = (bad, tuple(bad_rows), left_out) if ended else (0, (), 0)
             read.append(ReadPart(path, tuple(counts), num_bytes, tuple(files), *found))
         else:  # the file before was just full
             path.unlink(missing_ok=True)
-            read[-1] = replace(read[-1], bad=bad, bad_rows=tuple(bad_rows))
+            read[-1] = replace(read[-1], bad=bad, bad_rows=tuple(bad_rows), left_out=left_out)
         if ended:
             advance(task.part.size - shown)
             return read

@@ -11,7 +11,7 @@ from pretrain.sources.hub import HubSource
 from pretrain.sources.jsonl import JsonlSource
 from pretrain.sources.messages import MessagesSource
 from pretrain.sources.parallel import ParallelSource
-from pretrain.sources.record import BadRow, Part, Record, Source
+from pretrain.sources.record import BadRow, Item, LeftOut, Part, Record, Source
 from pretrain.sources.regex_grammar import RegexGrammarSource
 from pretrain.sources.reviews import ReviewsSource
 from pretrain.sources.tables import TableSource
@@ -35,7 +35,9 @@ __all__ = [
     "DocstringsSource",
     "Files",
     "HubSource",
+    "Item",
     "JsonlSource",
+    "LeftOut",
     "MessagesSource",
     "ParallelSource",
     "Part",

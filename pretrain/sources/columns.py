@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from pretrain.errors import DiptychError
-from pretrain.sources.record import BadRow, Record, Source
+from pretrain.sources.record import LEFT_OUT, BadRow, Item, Record, Source
 from pretrain.yaml_file import number
 
 PathText = Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, PurePath) else path)]
@@ -69,8 +69,8 @@ class ColumnSource(RowSource):
         """The views that every record has."""
         return tuple(self.fields)
 
-    def to_record(self, row: Mapping[str, Any], file: str, line: int) -> Record | BadRow | None:
-        """The record of a row; None where ``keep`` does not want it.
+    def to_record(self, row: Mapping[str, Any], file: str, line: int) -> Item:
+        """What a row gives.
 
         Args:
             row: Field name to value: a string, or a list of strings that say the same.
@@ -78,7 +78,7 @@ class ColumnSource(RowSource):
             line: Its number there, from 1.
         """
         if self.keep and not self.kept(row):
-            return None
+            return LEFT_OUT
         try:
             views: dict[str, tuple[str, ...]] = {}
             for view, names in self.fields.items():

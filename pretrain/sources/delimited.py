@@ -10,7 +10,7 @@ from pretrain.errors import DiptychError
 from pretrain.sources.columns import FileColumnSource, same_word
 from pretrain.sources.files import Files
 from pretrain.sources.lines import TextSource
-from pretrain.sources.record import BadRow, Part, Record
+from pretrain.sources.record import BadRow, Item, Part
 
 
 class DelimitedSource(TextSource, FileColumnSource):
@@ -32,13 +32,14 @@ class DelimitedSource(TextSource, FileColumnSource):
         """One part for every file."""
         return files.all_whole(self.path)
 
-    def read(self, part: Part) -> Iterator[Record | BadRow]:
-        """Yields the records of a file in the order of its rows; the line of a record is the one it begins at.
+    def read(self, part: Part) -> Iterator[Item]:
+        """Yields what the rows of a file give, in their order; the line of a record is the one it begins at.
 
         Raises:
             DiptychError: The header lacks a column, or has one twice.
         """
         names = self._checked(self.columns, part.file) if self.columns is not None else None
+        header = set(names or ())
         for row in self._rows(part):
             if isinstance(row, BadRow):
                 yield row
@@ -46,6 +47,7 @@ class DelimitedSource(TextSource, FileColumnSource):
             line, cells = row
             if names is None:
                 names = self._checked(cells, part.file)
+                header = set(names)
                 continue
             if len(cells) != len(names):
                 yield BadRow(
@@ -55,9 +57,12 @@ class DelimitedSource(TextSource, FileColumnSource):
                     + ("must be quoted" if self.type == "csv" else "is not possible in tsv"),
                 )
                 continue
-            record = self.to_record(dict(zip(names, cells, strict=True)), part.file, line)
-            if record is not None:
-                yield record
+            if {cells[0].removeprefix("\ufeff"), *cells[1:]} == header:
+                yield BadRow(
+                    part.file, line, "names the columns once more, as in files that were joined; remove the line"
+                )
+                continue
+            yield self.to_record(dict(zip(names, cells, strict=True)), part.file, line)
 
     def kept(self, row: Mapping[str, Any]) -> bool:
         """Whether the cells say what ``keep`` wants; an empty cell is null."""

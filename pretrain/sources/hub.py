@@ -16,7 +16,7 @@ from pydantic import Field
 from pretrain.errors import DiptychError
 from pretrain.sources.columns import ColumnSource, PathText
 from pretrain.sources.files import Files
-from pretrain.sources.record import BadRow, Part, Record
+from pretrain.sources.record import Item, Part
 from pretrain.sources.tables import cut, open_table, table_records
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -88,8 +88,8 @@ class HubSource(ColumnSource):
             for index, name in enumerate(names)
         ]
 
-    def read(self, part: Part) -> Iterator[Record | BadRow]:
-        """Yields the records of a part in the order of its rows.
+    def read(self, part: Part) -> Iterator[Item]:
+        """Yields what the rows of a part give, in their order.
 
         Raises:
             DiptychError: The hub cannot be reached any more, or the data set cannot be read.

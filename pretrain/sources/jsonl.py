@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pretrain.sources.columns import FileColumnSource
 from pretrain.sources.files import Files
 from pretrain.sources.lines import TextSource
-from pretrain.sources.record import BadRow, Part, Record
+from pretrain.sources.record import BadRow, Item, Part
 
 
 class JsonlSource(TextSource, FileColumnSource):
@@ -19,15 +19,13 @@ class JsonlSource(TextSource, FileColumnSource):
         """Pieces of the files of about 64 MiB."""
         return files.all_text_parts(self.path)
 
-    def read(self, part: Part) -> Iterator[Record | BadRow]:
-        """Yields the records of a part in the order of the lines; blank lines are nothing."""
+    def read(self, part: Part) -> Iterator[Item]:
+        """Yields what the lines of a part give, in their order; blank lines are nothing."""
         for row in objects(self, part):
             if isinstance(row, BadRow):
                 yield row
             else:
-                record = self.to_record(row[1], part.file, row[0])
-                if record is not None:
-                    yield record
+                yield self.to_record(row[1], part.file, row[0])
 
 
 class _KeyTwice(Exception):
@@ -60,8 +58,10 @@ def objects(source: TextSource, part: Part) -> Iterator[tuple[int, dict[str, Any
             reason = f"key {str(error)[:40]!r} is there twice; rename one"
         except json.JSONDecodeError as error:
             reason = f"invalid JSON at column {error.colno}: {error.msg}; one object a line is expected"
-        except (ValueError, RecursionError) as error:
-            reason = f"invalid JSON: {error}; one object a line is expected"
+        except RecursionError:
+            reason = "invalid JSON: nested too deeply; flatten it"
+        except ValueError:  # the only other one: Python reads no number of over 4,300 digits
+            reason = "holds a whole number of thousands of digits; shorten it, or write it as a string"
         else:
             if isinstance(value, dict):
                 yield number, value

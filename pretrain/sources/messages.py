@@ -9,7 +9,7 @@ from pretrain.sources.columns import Paths, Problem, RowSource, wordings
 from pretrain.sources.files import Files
 from pretrain.sources.jsonl import objects
 from pretrain.sources.lines import TextSource
-from pretrain.sources.record import BadRow, Part, Record
+from pretrain.sources.record import LEFT_OUT, BadRow, Item, Part
 
 
 class MessagesSource(TextSource, RowSource):
@@ -29,14 +29,15 @@ class MessagesSource(TextSource, RowSource):
         """Pieces of the files of about 64 MiB."""
         return files.all_text_parts(self.path)
 
-    def read(self, part: Part) -> Iterator[Record | BadRow]:
-        """Yields the records of a part in the order of the lines; blank lines are nothing."""
+    def read(self, part: Part) -> Iterator[Item]:
+        """Yields what the lines of a part give, in their order; blank lines are nothing."""
         for item in objects(self, part):
             if isinstance(item, BadRow):
                 yield item
                 continue
             number, row = item
             if self.keep and not self.kept(row):
+                yield LEFT_OUT
                 continue
             try:
                 yield self.named(row, self._views(row), part.file, number)

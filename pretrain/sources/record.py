@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -47,6 +47,17 @@ class BadRow:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A row that the source's ``keep`` does not want; it is counted."""
+
+
+LEFT_OUT = LeftOut()
+
+Item: TypeAlias = Record | BadRow | LeftOut
+"""What a row of a source gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +131,11 @@ class Source(BaseModel):
         """
         raise NotImplementedError
 
-    def read(self, part: Part) -> Iterator[Record | BadRow]:
-        """Yields the records of a part in their order, the same on every call; a row that is wrong as a ``BadRow``."""
+    def read(self, part: Part) -> Iterator[Item]:
+        """Yields what the rows of a part give, in their order, the same on every call.
+
+        A row that is wrong is a ``BadRow``, one that is not wanted a ``LeftOut``.
+        """
         raise NotImplementedError
 
     def where(self) -> str:

@@ -15,7 +15,7 @@ from pretrain.sources.columns import ColumnSource, FileColumnSource
 from pretrain.sources.files import Files
 from pretrain.sources.lines import RestLost
 from pretrain.sources.opening import local_path, open_bytes, reading
-from pretrain.sources.record import BadRow, Part, Record
+from pretrain.sources.record import BadRow, Item, Part
 
 Kind = Literal["parquet", "arrow"]
 
@@ -44,8 +44,8 @@ class TableSource(FileColumnSource):
         files.save()
         return parts
 
-    def read(self, part: Part) -> Iterator[Record | BadRow]:
-        """Yields the records of a part in the order of its rows."""
+    def read(self, part: Part) -> Iterator[Item]:
+        """Yields what the rows of a part give, in their order."""
         with open_table(part.file, self.type) as table:
             batches = table.batches(part.start, part.stop, self.needed(table.names, part.file))
             yield from table_records(self, batches, part.file, part.first_line)
@@ -142,18 +142,14 @@ def cut(path: str, fingerprint: str, sizes: Iterable[tuple[int, int]]) -> Iterat
         yield Part(path, _digest(fingerprint, start, stop), size, start, stop, line)
 
 
-def table_records(
-    source: ColumnSource, batches: Iterable[Any], file: str, first_line: int
-) -> Iterator[Record | BadRow]:
-    """Yields the records of record batches or tables; a row that Arrow cannot give, and damage, as a ``BadRow``."""
+def table_records(source: ColumnSource, batches: Iterable[Any], file: str, first_line: int) -> Iterator[Item]:
+    """Yields what the rows of batches or tables give; one that Arrow cannot give, and damage, is a ``BadRow``."""
     line = first_line
     try:
         for batch in batches:
             for row in _rows(batch):
-                record = BadRow(file, line, row) if isinstance(row, str) else source.to_record(row, file, line)
+                yield BadRow(file, line, row) if isinstance(row, str) else source.to_record(row, file, line)
                 line += 1
-                if record is not None:
-                    yield record
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno):  # disk or network, not the file
             raise DiptychError(f"{file}: cannot be read ({_one_line(error)}); try again") from error

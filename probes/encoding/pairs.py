@@ -6,7 +6,7 @@ from pathlib import Path
 from pretrain.errors import DiptychError
 from pretrain.sources.files import Files
 from pretrain.sources.jsonl import JsonlSource
-from pretrain.sources.record import BadRow
+from pretrain.sources.record import BadRow, Record
 
 
 def read_pairs(path: Path, fields: tuple[str, str], most: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -31,7 +31,8 @@ def read_pairs(path: Path, fields: tuple[str, str], most: int) -> tuple[tuple[st
     for record in itertools.islice(records, most):
         if isinstance(record, BadRow):
             raise DiptychError(str(record))
-        found.append((record.views["first"][0], record.views["second"][0]))
+        if isinstance(record, Record):
+            found.append((record.views["first"][0], record.views["second"][0]))
     if len(found) < 2:
         raise DiptychError(f"{path}: {len(found)} pairs; their geometry needs two or more")
     first, second = zip(*found, strict=True)

@@ -17,6 +17,7 @@ Label = int | str
 NAME_COLUMNS = ("label_name", "label_text")
 """Columns that name the class of a numbered label."""
 
+_MOST_DIGITS = 18  # what fits 64 bits; Python reads no number of thousands of digits
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -134,13 +135,18 @@ def parse_label(value: object, place: str) -> Label:
         if value.lower() in ("", "nan"):
             value = None
         elif _NUMBER.fullmatch(value):
-            value = float(value) if not value.lstrip("+-").isdigit() else int(value)
+            whole = value.lstrip("+-").isdigit()
+            if whole and len(value) > _MOST_DIGITS:
+                raise _too_large(place)
+            value = int(value) if whole else float(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise DiptychError(f"{place}: the label is missing; fill it or drop the row")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
+    if isinstance(value, int) and abs(value) >= 10**_MOST_DIGITS:
+        raise _too_large(place)
     if isinstance(value, float):
         raise DiptychError(f"{place}: label {value} has a fraction, but a class is a whole number or a text; bin it")
     if not isinstance(value, int | str):
@@ -148,6 +154,10 @@ def parse_label(value: object, place: str) -> Label:
             f"{place}: the label is of type {type(value).__name__}, but a class is a whole number or a text; convert it"
         )
     return value
+
+
+def _too_large(place: str) -> DiptychError:
+    return DiptychError(f"{place}: the label is a number of more than {_MOST_DIGITS} digits; number the classes anew")
 
 
 def _text_of(value: object, column: str, place: str) -> str:

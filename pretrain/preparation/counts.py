@@ -1,0 +1,68 @@
+"""Refusing a corpus of which too little is left."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from pretrain.errors import DiptychError
+from pretrain.preparation.judging import Judgement
+from pretrain.preparation.reading import ReadPart
+from pretrain.sources.record import Source
+
+
+def check_counts(
+    sources: Sequence[Source],
+    parts: Sequence[Sequence[ReadPart]],
+    judgement: Judgement,
+    training: Sequence[bool],
+    heldout_fraction: float,
+) -> None:
+    """Refuses a source of which nothing is left, and less than two held-out records.
+
+    Args:
+        sources: All sources; test sets come last.
+        parts: What was read of each.
+        judgement: The verdicts on all but the test sets.
+        training: Whether each of these is trained on.
+        heldout_fraction: Share that is held out where no source is.
+
+    Raises:
+        DiptychError: Names the source or setting, and what became of the records.
+    """
+    for source, own in zip(sources, parts, strict=True):
+        if not any(part.records for part in own):
+            raise DiptychError(f"data: {_named(source)} {_why_empty(source, own)}")
+    dropped: Counter[str] = Counter()
+    for judged in judgement.sources:
+        dropped.update(judged.dropped())
+    why = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()) or "none dropped"
+    for source, judged, trains in zip(sources, judgement.sources, training, strict=False):
+        if not judged.count("train" if trains else "heldout"):
+            raise DiptychError(
+                f"data: {_named(source)} has no record left of {judged.records:,} ({why}); "
+                "check its keep rule and data.cleaning, data.deduplication, data.decontamination"
+            )
+    heldout = sum(judged.count("heldout") for judged in judgement.sources)
+    if heldout >= 2:
+        return
+    if not all(training):
+        raise DiptychError(
+            f"data.heldout_sources: {heldout} record is left of them, but evaluation needs 2 or more; add records or "
+            "another source"
+        )
+    raise DiptychError(
+        f"data.heldout_fraction: {heldout_fraction} leaves {heldout} held-out records, evaluation needs 2 or more; "
+        "raise it or name data.heldout_sources"
+    )
+
+
+def _named(source: Source) -> str:
+    return f"source {source.title!r} ({source.where()})"
+
+
+def _why_empty(source: Source, parts: Sequence[ReadPart]) -> str:
+    left_out = sum(part.left_out for part in parts)
+    if not left_out:
+        return "holds no record"
+    keep = json.dumps(getattr(source, "keep", {}), ensure_ascii=False)
+    return f"holds no record that is wanted: keep {keep} leaves out all {left_out:,} rows; correct keep"
