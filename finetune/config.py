@@ -62,6 +62,10 @@ class FinetuneDataConfig(DataConfig):
     )
     heldout_fraction: float = Field(0.05, ge=0, lt=1, description="Share of training examples held out for validation.")
     views: tuple[str, str] = Field(("prompt", "answer"), description="Fixed: what a task's records hold.")
+    compare_as_written: tuple[str, ...] | None = Field(
+        ("answer",),
+        description="Views whose texts are equal only if they are so letter for letter; answers may be code.",
+    )
     cleaning: CleaningConfig = CleaningConfig(unicode="none", controls="keep", distinct_views=False)
     deduplication: DeduplicationConfig = DeduplicationConfig(exact=False)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.tasks.task import Example, Task, Verdict
-from pretrain.preparation.contamination import matching_form
+from pretrain.preparation.comparing import matching_form
 
 RESAMPLES = 10_000
 SEED = 0
@@ -140,18 +140,18 @@ def summary_metrics(
 
 
 def leaks(examples: Sequence[Example], training: Sequence[Example]) -> list[str | None]:
-    """Which examples training has seen, in the form that texts are compared in.
+    """Which examples training has seen: prompts in the form of natural language, golds, which may be code, as written.
 
     Returns:
         For each example ``pair`` (prompt and gold are a training pair), ``prompt`` (the prompt is a training prompt) or
         None.
     """
     prompts = {matching_form(example.prompt) for example in training}
-    pairs = {(matching_form(example.prompt), matching_form(example.gold)) for example in training}
+    pairs = {(matching_form(example.prompt), example.gold.strip()) for example in training}
     found: list[str | None] = []
     for example in examples:
         prompt = matching_form(example.prompt)
-        if (prompt, matching_form(example.gold)) in pairs:
+        if (prompt, example.gold.strip()) in pairs:
             found.append("pair")
         else:
             found.append("prompt" if prompt in prompts else None)

@@ -71,6 +71,12 @@ class DataConfig(Section):
     max_view_tokens: int | None = Field(
         None, ge=1, description="A longer view is truncated and counted; null: the most that a row can take."
     )
+    compare_as_written: tuple[str, ...] | None = Field(
+        None,
+        description="Views whose texts are equal only if they are so letter for letter, where duplicates and test sets "
+        "are looked for; those of other views are compared in NFKC, lower case and single spaces. null: views named "
+        "code, and the code of docstrings and regex_grammar.",
+    )
     mixture: tuple[MixtureStage, ...] = Field(
         (), description="What an epoch is made of, stage after stage; empty: every record of every source once."
     )
@@ -98,6 +104,13 @@ class DataConfig(Section):
         "of: what is there is not made again.",
         json_schema_extra=FREE,
     )
+
+    def views_as_written(self) -> tuple[str, ...]:
+        """Those of the two views that are compared as written."""
+        named = self.compare_as_written
+        if named is None:
+            named = ("code", *(view for source in self.sources for view in source.code_views()))
+        return tuple(view for view in dict.fromkeys(self.views) if view in named)
 
 
 class PackingConfig(Section):

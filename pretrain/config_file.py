@@ -259,6 +259,9 @@ def _contradictions(config: Config) -> Iterator[str]:
                 f"data.decontamination.sources.{index}: has not both of data.views {list(data.views)}, so "
                 "data.decontamination.match pair would find nothing in it; match view or ngram"
             )
+    for view in data.compare_as_written or ():
+        if view not in data.views:
+            yield f"data.compare_as_written: {view!r} is none of data.views {list(data.views)}"
     for view in data.decontamination.views or ():
         if view not in data.views:
             yield f"data.decontamination.views: {view!r} is none of data.views {list(data.views)}"

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ from pretrain.config import Config
 from pretrain.config_file import load_config, split_arguments
 from pretrain.corpus import FORMAT, check_files, read_manifest
 from pretrain.errors import DiptychError
+from pretrain.preparation.cleaning import Filter
+from pretrain.preparation.comparing import Comparison
 from pretrain.preparation.counts import check_counts
 from pretrain.preparation.duplicates import MINHASH_VERSION
-from pretrain.preparation.encoding import Encoding, encode
+from pretrain.preparation.encoding import Encoding, encode, usable_wordings
 from pretrain.preparation.examining import Rules, examine
 from pretrain.preparation.judging import Judge, Judgement
 from pretrain.preparation.manifest import (
@@ -148,12 +150,13 @@ class _Preparation:
         )
         self.max_view_tokens = longest_view(config)
         self.tokenizer = load(config.tokenizer.path, config.tokenizer) if config.tokenizer.path else None
+        self.comparison = Comparison(data.views, frozenset(data.views_as_written()))
         self.inputs = self._inputs()
         self.folder = data.folder / _hash(self.inputs)
         work = sum(part.size for own in self.sources.parts for part in own)
         self.workers = Workers(choose_count(data.workers, work), quiet=quiet)
         self.rules = Rules(
-            data.views,
+            self.comparison,
             data.cleaning,
             data.deduplication,
             data.decontamination,
@@ -171,6 +174,7 @@ class _Preparation:
             "heldout_sources": described[count:],
             "heldout_fraction": None if data.heldout_sources else data.heldout_fraction,
             "views": list(data.views),
+            "compare_as_written": sorted(self.comparison.as_written),
             "cleaning": data.cleaning.model_dump(mode="json"),
             "deduplication": data.deduplication.model_dump(mode="json")
             | ({"version": MINHASH_VERSION} if data.deduplication.near else {}),
@@ -250,13 +254,16 @@ class _Preparation:
             **describe_shards(shards),
             "sources": describe_sources(self.sources.sources, training, parts, judgement, shards, partial),
             "duplicates": judgement.duplicates,
-            "test_sets": describe_tests(self.tests.sources, test_parts, data.decontamination, data.views),
+            "test_sets": describe_tests(self.tests.sources, test_parts, data.decontamination, self.comparison),
             "leaks": judgement.leaks,
             "rows": rows,
             "bad_rows": bad_rows,
+            "notes": judgement.notes,
             "inputs": self.inputs,
             "files": list_files(partial),
         }
+        for note in judgement.notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
         write_text(partial / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         os.replace(partial, self.folder)
 
@@ -297,6 +304,7 @@ class _Preparation:
         training = [source for source, trains in enumerate(self.sources.training) if trains]
         records = sum(judgement.sources[source].count("train") for source in training)
         stride = max(1, 2 * records // (10 * self.config.tokenizer.sample_texts))
+        check = Filter(self.config.data.cleaning)
         number = 0
         for source in training:
             first = 0
@@ -310,9 +318,9 @@ class _Preparation:
                 for start, batch in zip(starts, read_batches(part.path, columns, chosen), strict=True):
                     views = [wordings(array) for array in batch.values()]
                     kept = judgement.sources[source].kept("train", start, start + len(views[0]))
-                    for keep, *record in zip(kept, *views, strict=True):
-                        if keep:
-                            yield from (text for texts in record for text in texts)
+                    trained = [list(compress(view, kept)) for view in views]
+                    for record in zip(*usable_wordings(trained, check), strict=True):
+                        yield from (text for texts in record for text in texts)
 
     def _encode(
         self,
@@ -323,7 +331,8 @@ class _Preparation:
         scratch: Path,
     ) -> dict[str, list[list[dict[str, Any]]]]:
         """Shards of each source by split."""
-        encoding = Encoding(scratch / "tokenizer.json", self.config.data.views, self.max_view_tokens)
+        data = self.config.data
+        encoding = Encoding(scratch / "tokenizer.json", data.views, self.max_view_tokens, data.cleaning)
         write_text(encoding.tokenizer, tokenizer.encoder.spec)
         return {
             split: [
@@ -363,9 +372,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"  {split}: {counts['records']:,} records, {tokens:,} tokens, {truncated:,} views truncated")
     for source in manifest["sources"]:
         dropped = ", ".join(f"{number:,} {reason}" for reason, number in source["dropped"].items())
+        left = ", ".join(f"{number:,} {reason}" for reason, number in source["dropped_wordings"].items())
         bad = f", {source['bad']:,} bad rows left out" if source["bad"] else ""
         bad += f", {source['left_out']:,} rows left out by keep" if source["left_out"] else ""
+        bad += f", wordings dropped: {left}" if left else ""
         print(f"  {source['name']}: {source['read']:,} read, dropped: {dropped or 'none'}{bad}")
+    for note in manifest["notes"]:
+        print(f"  note: {note}")
     print(f"look at it: python -m pretrain.inspect {folder}")
     return 0
 

@@ -506,11 +506,11 @@ def test_summaries_get_intervals_too() -> None:
     assert scoring.metrics(task, [], [], [], []) == {}
 
 
-def test_leaks_are_found_in_the_form_texts_are_compared_in() -> None:
+def test_leaks_are_found_in_prompts_as_language_and_in_golds_as_written() -> None:
     def example(prompt: str, gold: str) -> Example:
         return Example("", prompt, gold, {})
 
-    examples = [example("Ａ  b", "X"), example("a b", "y"), example("c", "x"), example("d", "z")]
+    examples = [example("Ａ  b", "x"), example("a b", "X"), example("c", "x"), example("d", "z")]
     assert scoring.leaks(examples, [example("A B", "x"), example("C", "q")]) == ["pair", "prompt", "prompt", None]
 
 

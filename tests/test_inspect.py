@@ -1,5 +1,6 @@
 """Looking at a corpus: facts equal to the input, text that fits a terminal, a page that is safe to open."""
 
+import dataclasses
 import json
 import re
 import unicodedata
@@ -465,6 +466,16 @@ def test_spread_numbers_are_distinct_and_in_order(total: int, count: int) -> Non
 
 
 # ------------------------------------------------------------------------------------------------------------- command
+
+
+def test_what_else_is_not_trained_on_is_told(corpus: Path) -> None:
+    facts = facts_of(corpus)
+    first = dataclasses.replace(facts.sources[0], left_out=1200, dropped_wordings={"equal_views": 3})
+    facts = dataclasses.replace(facts, sources=(first, *facts.sources[1:]), notes=("groups meet by name alone",))
+    for page in (terminal.render(facts, 120, colour=False), html.render(facts)):
+        assert "left out of first by its keep rule: 1,200 rows" in page
+        assert "wordings dropped of other records of first: 3 equal_views" in page
+        assert "groups meet by name alone" in page
 
 
 def test_the_command_prints_and_writes_the_page_anew(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,7 @@ def config_for(folder: Path, source: Path, *overrides: str, kind: str = "jsonl")
         [
             f"data.sources=[{{type: {kind}, path: '{source}'}}]",
             "data.views=[text, code]",
+            "data.compare_as_written=[]",  # both are natural language here
             "data.heldout_fraction=0.2",
             f"data.folder='{folder}'",
             "tokenizer.vocab_size=320",
@@ -138,6 +139,7 @@ def test_a_changed_input_goes_to_another_folder_and_leaves_the_old_one(tmp_path:
         "packing.layout=conditional",
         "data.sources.0.keep.text=x",
         "data.sources.0.name=other",
+        "data.compare_as_written=[code]",
         "data.cleaning.unicode=NFKC",
         "data.cleaning.min_chars=3",
         "data.deduplication.exact=false",
@@ -611,6 +613,22 @@ def test_groups_of_held_out_sources_are_not_trained_on(tmp_path: Path) -> None:
     corpus = read_corpus(prepare(config_for(tmp_path / "data", train, *overrides), quiet=True))
     assert source_of(corpus, "train")["dropped"] == {"held_out_elsewhere": 12}
     assert (len(corpus.train), len(corpus.heldout)) == (48, 60)
+    (note,) = corpus.manifest["notes"]
+    assert note.startswith("12 of 60 records of source 'train' are not trained on") and "leave out the group" in note
+
+
+def test_groups_whose_texts_meet_are_not_noted(tmp_path: Path) -> None:
+    """Two questions of one group, of which one is in both sources in another spelling."""
+    rows = [{"text": a, "code": b, "gid": n // 2} for n, (a, b) in enumerate(sentences(60))]
+    tests = [{"text": rows[n]["text"].upper(), "code": f"another {n}", "gid": n // 2} for n in range(0, 20, 2)]
+    paths = [tmp_path / "train.jsonl", tmp_path / "test.jsonl"]
+    for path, content in zip(paths, (rows, tests), strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    listed = [f"{{type: jsonl, path: '{path}', name: {path.stem}, group: gid}}" for path in paths]
+    overrides = [f"data.sources=[{listed[0]}]", f"data.heldout_sources=[{listed[1]}]"]
+    corpus = read_corpus(prepare(config_for(tmp_path / "data", paths[0], *overrides), quiet=True))
+    assert source_of(corpus, "train")["dropped"] == {"held_out_elsewhere": 20}
+    assert corpus.manifest["notes"] == []
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, source: Path) -> None:

@@ -76,6 +76,7 @@ class SourceFacts:
         bad: Rows that gave no record.
         left_out: Rows that the source's ``keep`` did not want.
         dropped: Records by why they were dropped.
+        dropped_wordings: Wordings of other records by why they were dropped.
         train: What is trained on.
         heldout: What is held out.
         both: All that was kept.
@@ -89,6 +90,7 @@ class SourceFacts:
     bad: int
     left_out: int
     dropped: Mapping[str, int]
+    dropped_wordings: Mapping[str, int]
     train: Amount
     heldout: Amount
     both: Amount
@@ -123,6 +125,7 @@ class Facts:
         test_sets: Name, place and number of records of each.
         leaks: One for each test set and training source.
         bad_rows: The first of them.
+        notes: What the preparation wants to be looked at.
         histograms: Lengths of the first view, the second view and the pair, of training records.
         measured: Records in the histograms, and training records in all.
         branches: How pairs are laid out.
@@ -145,6 +148,7 @@ class Facts:
     test_sets: tuple[tuple[str, str, int], ...]
     leaks: tuple[Leak, ...]
     bad_rows: tuple[str, ...]
+    notes: tuple[str, ...]
     histograms: tuple[Histogram, ...]
     measured: tuple[int, int]
     branches: Branches
@@ -202,6 +206,7 @@ def gather(corpus: Corpus, tokenizer: Tokenizer, branches: Branches, records: in
                 bad=source["bad"],
                 left_out=source["left_out"],
                 dropped=source["dropped"],
+                dropped_wordings=source["dropped_wordings"],
                 train=Amount.of(source["train"]),
                 heldout=Amount.of(source["heldout"]),
                 both=Amount.of(source["train"], source["heldout"]),
@@ -215,6 +220,7 @@ def gather(corpus: Corpus, tokenizer: Tokenizer, branches: Branches, records: in
             for leak in manifest["leaks"]
         ),
         bad_rows=tuple(manifest["bad_rows"]),
+        notes=tuple(manifest["notes"]),
         histograms=histograms,
         measured=(measured, len(corpus.train)),
         branches=branches,

@@ -30,12 +30,15 @@ def token_cells(facts: Facts, amount: Amount) -> tuple[str, ...]:
 
 
 def source_notes(facts: Facts) -> list[str]:
-    """What else is not trained on."""
-    return [
-        f"left out of {source.name} by its keep rule: {counted(source.left_out, 'row')}"
-        for source in facts.sources
-        if source.left_out
-    ]
+    """What else is not trained on, and what should be looked at."""
+    notes = []
+    for source in facts.sources:
+        if source.left_out:
+            notes.append(f"left out of {source.name} by its keep rule: {counted(source.left_out, 'row')}")
+        if source.dropped_wordings:
+            why = ", ".join(f"{number:,} {reason}" for reason, number in source.dropped_wordings.items())
+            notes.append(f"wordings dropped of other records of {source.name}: {why}")
+    return [*notes, *facts.notes]
 
 
 def leak_rows(facts: Facts, few: int) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,20 +29,28 @@ class CleaningConfig(BaseModel):
     spaces: Literal["keep", "collapse"] = Field(
         "keep", description="collapse: runs of white space become one space (not for code)."
     )
-    distinct_views: bool = Field(True, description="Drop a record whose two views are equal: it teaches nothing.")
-    min_chars: int = Field(1, ge=1, description="Drop a record with a shorter view.")
-    max_chars: int | None = Field(None, ge=1, description="Drop a record with a longer view; null: truncation only.")
+    distinct_views: bool = Field(
+        True,
+        description="Drop wordings that both views have, and records whose two views are equal: they teach nothing.",
+    )
+    min_chars: int = Field(1, ge=1, description="Drop shorter texts, and records of which a view has no other.")
+    max_chars: int | None = Field(
+        None, ge=1, description="Drop longer texts, and records of which a view has no other; null: truncation only."
+    )
     max_length_ratio: float | None = Field(
-        None, ge=1, description="Drop a record whose longer view has over so many times the characters of the shorter."
+        None,
+        ge=1,
+        description="Drop wordings where the longer text of a pair has over so many times the characters of the other, "
+        "and records of which a view has no other.",
     )
     min_letter_share: float = Field(
-        0.0, ge=0, le=1, description="Drop a record with a view in which letters and digits are a smaller share."
+        0.0, ge=0, le=1, description="Drop texts in which letters and digits are a smaller share."
     )
     max_repetition: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="Drop a record with a view in which a larger share of the words belongs to repeated 5-grams.",
+        description="Drop texts in which a larger share of the words belongs to repeated 5-grams.",
     )
 
     def text_settings(self) -> dict[str, str]:
@@ -58,40 +67,103 @@ def clean_text(text: str, config: CleaningConfig) -> str:
     return " ".join(text.split()) if config.spaces == "collapse" else text
 
 
+@dataclass(frozen=True)
+class Usable:
+    """What of a record can be used.
+
+    Attributes:
+        first: Wordings of the first view.
+        second: Of the second view; empty if both views are one.
+        reason: Why the record is dropped; None: it is kept. The wordings are then those that were given.
+        dropped: For each wording that was left out, why.
+    """
+
+    first: Sequence[str]
+    second: Sequence[str]
+    reason: str | None
+    dropped: tuple[str, ...]
+
+
 class Filter:
-    """Says why a record is dropped for its form."""
+    """Leaves out what is dropped for its form: wordings, or the record if a view has none left."""
 
     reasons = ("empty", "short", "long", "length_ratio", "few_letters", "repetitive", "equal_views", "one_wording")
 
     def __init__(self, config: CleaningConfig) -> None:
         self.config = config
 
-    def __call__(self, first: Sequence[str], second: Sequence[str]) -> str | None:
-        """The first reason that applies, or None.
+    def __call__(self, first: Sequence[str], second: Sequence[str]) -> Usable:
+        """What of a record can be used.
 
         Args:
             first: Wordings of the first view.
             second: Wordings of the second view; empty if both views are one.
         """
-        config = self.config
-        texts = (*first, *second)
-        sizes = [len(text) for text in texts]
-        shortest, longest = min(sizes), max(sizes)
-        if not shortest or not all(text.strip() for text in texts):
-            return "empty"
-        if shortest < config.min_chars:
-            return "short"
-        if config.max_chars is not None and longest > config.max_chars:
-            return "long"
-        if config.max_length_ratio is not None and longest > config.max_length_ratio * shortest:
-            return "length_ratio"
-        if config.min_letter_share and any(_letter_share(text) < config.min_letter_share for text in texts):
-            return "few_letters"
-        if config.max_repetition < 1 and any(repetition(text) > config.max_repetition for text in texts):
-            return "repetitive"
+        dropped: list[str] = []
+        sides: list[list[str]] = []
+        for texts in (first, second):
+            found = [self._problem(text) for text in texts]
+            sides.append([text for text, reason in zip(texts, found, strict=True) if reason is None])
+            dropped += [reason for reason in found if reason]
+            if texts and not sides[-1]:
+                return Usable(first, second, next(filter(None, found)), ())
+        one, other = sides
         if second:
-            return "equal_views" if config.distinct_views and not set(first).isdisjoint(second) else None
-        return "one_wording" if len(first) < 2 else None
+            reason = self._drop_equal(one, other, dropped) or self._drop_unlike(one, other, dropped)
+        else:
+            one = self._alike(one, dropped)
+            reason = None if len(one) > 1 else dropped[0] if dropped else "one_wording"
+        return Usable(first, second, reason, ()) if reason else Usable(one, other, None, tuple(dropped))
+
+    def _problem(self, text: str) -> str | None:
+        config = self.config
+        if not text or text.isspace():
+            return "empty"
+        if len(text) < config.min_chars:
+            return "short"
+        if config.max_chars is not None and len(text) > config.max_chars:
+            return "long"
+        if config.min_letter_share and _letter_share(text) < config.min_letter_share:
+            return "few_letters"
+        return "repetitive" if config.max_repetition < 1 and repetition(text) > config.max_repetition else None
+
+    def _drop_equal(self, first: list[str], second: list[str], dropped: list[str]) -> str | None:
+        """Takes wordings that both views have out of one of them; says why the record goes, if a view has no other."""
+        if not self.config.distinct_views:
+            return None
+        for text in [text for text in first if text in second]:
+            view = second if len(second) > 1 else first
+            if len(view) == 1:
+                return "equal_views"
+            view.remove(text)
+            dropped.append("equal_views")
+        return None
+
+    def _drop_unlike(self, first: list[str], second: list[str], dropped: list[str]) -> str | None:
+        """Takes out the wordings of one view whose length does not suit the other's; all: the record goes."""
+        if self.config.max_length_ratio is None:
+            return None
+        for view, others in ((second, first), (first, second)):
+            alike = [text for text in view if all(self._is_alike(text, other) for other in others)]
+            if alike:
+                dropped += ["length_ratio"] * (len(view) - len(alike))
+                view[:] = alike
+                return None
+        return "length_ratio"
+
+    def _alike(self, texts: list[str], dropped: list[str]) -> list[str]:
+        """The wordings of one view whose lengths suit those before them."""
+        kept: list[str] = []
+        for text in texts:
+            if all(self._is_alike(text, other) for other in kept):
+                kept.append(text)
+            else:
+                dropped.append("length_ratio")
+        return kept
+
+    def _is_alike(self, one: str, other: str) -> bool:
+        short, long = sorted((len(one), len(other)))
+        return self.config.max_length_ratio is None or long <= self.config.max_length_ratio * short
 
 
 def _letter_share(text: str) -> float:

@@ -1,15 +1,15 @@
 """Test texts in the training data: finding, counting and dropping them.
 
-Texts are compared as :func:`matching_form` gives them (NFKC, lower case, single spaces). A test set is held in memory.
+Texts are compared as ``comparing.py`` says. A test set is held in memory.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pretrain.preparation.comparing import Comparison, Forms, grams
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 from pretrain.sources import SourceConfig
 
@@ -26,8 +26,9 @@ class DecontaminationConfig(BaseModel):
     sources: tuple[SourceConfig, ...] = Field((), description="The test sets; one of the views is enough.")
     match: Literal["pair", "view", "ngram"] = Field(
         "ngram",
-        description="A training record is contaminated if its pair is a test pair (pair); one of its views is a test "
-        "text (view); or one shares an n-gram of words with a test text or, if shorter, is equal to one (ngram).",
+        description="A training record is contaminated if its pair is a test pair, also swapped (pair); one of its "
+        "views is a test text (view); or one shares an n-gram of words with a test text or, if shorter, is equal to "
+        "one (ngram).",
     )
     ngram: int = Field(13, ge=2, description="Words of an n-gram.")
     views: tuple[str, ...] | None = Field(
@@ -38,45 +39,39 @@ class DecontaminationConfig(BaseModel):
     )
 
 
-def matching_form(text: str) -> str:
-    """The form in which texts are compared: NFKC, lower case, single spaces."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.lower().split())
-
-
 @dataclass
 class EvaluationSet:
     """The records of one test set, by what of them could be found.
 
     Attributes:
         name: Of its source.
-        items: Distinct items per kind: pairs, first texts, second texts, texts, and texts again for n-grams.
-        pairs: Pair to number.
-        views: For each view, text to number.
-        texts: Text of any view to number.
+        pairs: Key of a pair to its number.
+        views: For each view, form of a text to its number.
+        texts: Form of a text of any view to its number.
         grams: n-gram, or whole shorter text, to the numbers of the texts that hold it.
     """
 
     name: str
-    pairs: dict[tuple[str, str], int] = field(default_factory=dict)
+    pairs: dict[str, int] = field(default_factory=dict)
     views: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
     texts: dict[str, int] = field(default_factory=dict)
     grams: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def items(self) -> dict[str, int]:
-        """Number of distinct items per kind."""
-        sizes = (len(self.pairs), len(self.views[0]), len(self.views[1]), len(self.texts), len(self.texts))
+        """Number of distinct items per kind: pairs, first texts, second texts, texts, and texts again for n-grams."""
+        pairs, texts = len({*self.pairs.values()}), len({*self.texts.values()})
+        sizes = (pairs, len(self.views[0]), len(self.views[1]), texts, texts)
         return dict(zip(KINDS, sizes, strict=True))
 
 
 class EvaluationIndex:
     """All test sets, and what a training record shares with them."""
 
-    def __init__(self, config: DecontaminationConfig, views: tuple[str, str]) -> None:
+    def __init__(self, config: DecontaminationConfig, comparison: Comparison) -> None:
         self.config = config
-        self.views = views
+        self.comparison = comparison
+        self.views = comparison.views
         self.sets: list[EvaluationSet] = []
         self._every_text: set[str] = set()
         self._every_gram: set[str] = set()
@@ -88,19 +83,21 @@ class EvaluationIndex:
     def add(self, views: Mapping[str, Sequence[str]]) -> None:
         """Adds one test record, with any of the views."""
         found = self.sets[-1]
-        sides = [[matching_form(text) for text in views.get(name, ())] for name in self.views]
-        for side, texts in enumerate(sides):
-            for text in texts:
-                found.views[side].setdefault(text, len(found.views[side]))
-                if text not in found.texts:
-                    number = found.texts[text] = len(found.texts)
-                    self._every_text.add(text)
-                    for gram in ngrams(text, self.config.ngram):
-                        found.grams.setdefault(gram, []).append(number)
-                        self._every_gram.add(gram)
-        for first in sides[0]:
-            for second in sides[1]:
-                found.pairs.setdefault((first, second), len(found.pairs))
+        first, second = self.comparison.sides(*(views.get(name, ()) for name in self.views))
+        if self.views[0] == self.views[1]:
+            second = []
+        for side, texts in enumerate((first, second or first)):
+            for forms in texts:
+                found.views[side].setdefault(forms[0], len(found.views[side]))
+                if all(form in found.texts for form in forms):
+                    continue
+                number = _number(found.texts, forms)
+                self._every_text.update(forms)
+                for gram in grams(forms, self.config.ngram):
+                    found.grams.setdefault(gram, []).append(number)
+                    self._every_gram.add(gram)
+        for keys in self.comparison.pairs(first, second):
+            _number(found.pairs, keys)
 
     def add_parts(self, tests: Sequence[tuple[str, Sequence[ReadPart]]]) -> None:
         """Adds test sets as they were read: name and parts of each."""
@@ -116,42 +113,42 @@ class EvaluationIndex:
                     for number in range(len(batch["line"])):
                         self.add({view: texts[number] for view, texts in views.items()})
 
-    def find(self, first: Sequence[str], second: Sequence[str]) -> "Found | None":
+    def find(self, first: Sequence[Forms], second: Sequence[Forms]) -> "Found | None":
         """What a training record shares with the test sets; None: nothing.
 
         Args:
-            first: Wordings of its first view in matching form.
+            first: Wordings of its first view.
             second: Of its second view; empty: both views are one.
         """
         sides = (first, second or first)
-        grams: set[str] = set()
+        shared: set[str] = set()
         looked: set[str] = set()
         for name, texts in zip(self.views, sides, strict=True):
-            here = {gram for text in texts for gram in ngrams(text, self.config.ngram)}
-            grams |= here
-            if self.config.views is None or name in self.config.views:
+            here = {gram for forms in texts for gram in grams(forms, self.config.ngram)} & self._every_gram
+            shared |= here
+            if self._looks_at(name):
                 looked |= here
-        grams &= self._every_gram
-        if not grams and self._every_text.isdisjoint((*first, *second)):
+        if not shared and all(self._every_text.isdisjoint(forms) for texts in sides for forms in texts):
             return None
-        hits: list[tuple[int, str, int]] = []
-        contaminated = self.config.match == "ngram" and not looked.isdisjoint(grams)
+        hits: set[tuple[int, str, int]] = set()
+        contaminated = self.config.match == "ngram" and bool(looked)
+        pairs = list(self.comparison.pairs(first, second))
         for number, found in enumerate(self.sets):
-            for one in sides[0]:
-                for other in sides[1]:
-                    if (one, other) in found.pairs:
-                        hits.append((number, "pair", found.pairs[one, other]))
-                        contaminated |= self.config.match == "pair"
+            same = {found.pairs[key] for keys in pairs for key in keys if key in found.pairs}
+            hits |= {(number, "pair", pair) for pair in same}
+            contaminated |= bool(same) and self.config.match == "pair"
             for side, (name, texts) in enumerate(zip(self.views, sides, strict=True)):
-                counted = self.config.views is None or name in self.config.views
-                for text in texts:
-                    if text in found.views[side]:
-                        hits.append((number, ("first", "second")[side], found.views[side][text]))
-                    if text in found.texts:
-                        hits.append((number, "any", found.texts[text]))
-                        contaminated |= counted and self.config.match in ("view", "ngram")
-            hits += [(number, "ngram", text) for gram in grams for text in found.grams.get(gram, ())]
-        return Found(contaminated, hits)
+                for forms in texts:
+                    if forms[0] in found.views[side]:
+                        hits.add((number, ("first", "second")[side], found.views[side][forms[0]]))
+                    equal = {found.texts[form] for form in forms if form in found.texts}
+                    hits |= {(number, "any", text) for text in equal}
+                    contaminated |= bool(equal) and self._looks_at(name) and self.config.match in ("view", "ngram")
+            hits |= {(number, "ngram", text) for gram in shared for text in found.grams.get(gram, ())}
+        return Found(contaminated, sorted(hits))
+
+    def _looks_at(self, view: str) -> bool:
+        return self.config.views is None or view in self.config.views
 
 
 @dataclass(frozen=True)
@@ -167,9 +164,9 @@ class Found:
     hits: list[tuple[int, str, int]]
 
 
-def ngrams(text: str, size: int) -> list[str]:
-    """All n-grams of words; the whole text if it has no more words than that."""
-    words = text.split(" ")
-    if len(words) <= size:
-        return [text] if text else []
-    return [" ".join(words[start : start + size]) for start in range(len(words) - size + 1)]
+def _number(numbers: dict[str, int], keys: Sequence[str]) -> int:
+    """The number of an item with some keys, which it shares with an item that has one of them."""
+    number = next((numbers[key] for key in keys if key in numbers), len(numbers))
+    for key in keys:
+        numbers.setdefault(key, number)
+    return number

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from rensa import RMinHash
 
 from pretrain.branches import IntArray
-from pretrain.preparation.contamination import ngrams
 
 KeyArray = npt.NDArray[np.uint64]
 
@@ -35,8 +34,8 @@ class DeduplicationConfig(BaseModel):
 
     exact: bool = Field(
         True,
-        description="Drop records whose views equal those of an earlier one, also swapped (NFKC, lower case, single "
-        "spaces).",
+        description="Drop records whose views equal those of an earlier one, also swapped; data.compare_as_written "
+        "says when texts are equal.",
     )
     near: bool = Field(
         False,
@@ -53,12 +52,6 @@ class DeduplicationConfig(BaseModel):
     )
 
 
-def exact_key(first: Sequence[str], second: Sequence[str]) -> bytes:
-    """128-bit key of a record's wordings in matching form; a pair and its mirror image have the same."""
-    text = "\1".join(sorted(("\0".join(first), "\0".join(second))))
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
 def text_key(text: str) -> int:
     """64-bit key of an id or a group."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
@@ -68,10 +61,10 @@ def band_keys(texts: Sequence[Sequence[str]], config: DeduplicationConfig) -> Ke
     """Keys of the MinHash bands of some records; shape [records, bands].
 
     Args:
-        texts: For each record all its texts in matching form.
+        texts: For each record all its texts, as words with single spaces.
         config: Number of bands and their size.
     """
-    shingles = [sorted({gram for text in own for gram in ngrams(text, config.ngram)}) for own in texts]
+    shingles = [sorted({gram for text in own for gram in _ngrams(text, config.ngram)}) for own in texts]
     hashes = RMinHash.digest_matrix_from_token_sets(shingles, config.bands * config.band_hashes, 1).to_rows()
     bands = np.array(hashes, dtype=np.uint64).reshape(len(texts), config.bands, config.band_hashes)
     keys = np.full(bands.shape[:2], 0x9E3779B97F4A7C15, dtype=np.uint64)
@@ -80,6 +73,14 @@ def band_keys(texts: Sequence[Sequence[str]], config: DeduplicationConfig) -> Ke
             keys = (keys ^ bands[:, :, column]) * np.uint64(0xBF58476D1CE4E5B9)
             keys ^= keys >> np.uint64(29)
     return keys
+
+
+def _ngrams(text: str, size: int) -> list[str]:
+    """All n-grams of words; the whole text if it has no more words than that."""
+    words = text.split(" ")
+    if len(words) <= size:
+        return [text] if text else []
+    return [" ".join(words[start : start + size]) for start in range(len(words) - size + 1)]
 
 
 def repeats(

@@ -14,6 +14,7 @@ import pyarrow.ipc
 
 from pretrain.corpus import BLOCK, SCHEMA
 from pretrain.errors import DiptychError
+from pretrain.preparation.cleaning import CleaningConfig, Filter
 from pretrain.preparation.duplicates import text_key
 from pretrain.preparation.judging import Judged
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
@@ -36,11 +37,13 @@ class Encoding:
         tokenizer: The tokenizer's file (JSON).
         views: The two views.
         max_view_tokens: Where a view is cut.
+        cleaning: Which wordings are left out.
     """
 
     tokenizer: Path
     views: tuple[str, str]
     max_view_tokens: int
+    cleaning: CleaningConfig
 
 
 @dataclass(frozen=True)
@@ -155,13 +158,14 @@ class _Encoder:
         self.task = task
         self.names = tuple(dict.fromkeys(task.encoding.views))
         self.encoder = _text_encoder(task.encoding.tokenizer)
+        self.filter = Filter(task.encoding.cleaning)
         self.files = {file: number for number, file in enumerate(task.files)}
 
     def add(self, batch: dict[str, Any], rows: npt.NDArray[np.intp], shard: ShardWriter) -> None:
         """Encodes some rows into the current block."""
         chosen = pa.array(rows)
         columns = {name: array.take(chosen) for name, array in batch.items()}
-        views = [wordings(columns[f"view {name}"]) for name in self.names]
+        views = usable_wordings([wordings(columns[f"view {name}"]) for name in self.names], self.filter)
         counts = [sum(map(len, texts)) for texts in zip(*views, strict=True)]
         texts = [text for record in zip(*views, strict=True) for own in record for text in own]
         ids = self.encoder.encode_batch(texts)
@@ -190,6 +194,22 @@ class _Encoder:
             label=columns["label"].to_pylist(),
             group=[None if group is None else text_key(group) for group in columns["group"].to_pylist()],
         )
+
+
+def usable_wordings(views: Sequence[list[list[str]]], check: Filter) -> list[list[list[str]]]:
+    """Of records that are kept, the wordings that are.
+
+    Args:
+        views: For each of the two views, or the one, the wordings of every record.
+        check: The filter that kept the records.
+    """
+    kept = [list(view) for view in views]
+    for number, record in enumerate(zip(*views, strict=True)):
+        if any(len(texts) > 1 for texts in record):
+            usable = check(record[0], record[1] if len(record) == 2 else ())
+            for view, texts in zip(kept, (usable.first, usable.second), strict=False):
+                view[number] = list(texts)
+    return kept
 
 
 @lru_cache(2)

@@ -6,6 +6,7 @@ One file per part, named by a hash of what decides its content.
 import hashlib
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pretrain.preparation.cleaning import CleaningConfig, Filter
-from pretrain.preparation.contamination import KINDS, DecontaminationConfig, EvaluationIndex, matching_form
+from pretrain.preparation.comparing import Comparison, draw_key, words
+from pretrain.preparation.contamination import KINDS, DecontaminationConfig, EvaluationIndex
 from pretrain.preparation.duplicates import (
     MINHASH_VERSION,
     DeduplicationConfig,
     KeyArray,
     band_keys,
-    exact_key,
     text_key,
 )
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 from pretrain.preparation.workers import Workers, advance, write_whole
 
-FORMAT = 1
+FORMAT = 2
 """Changes whenever the same part gives another file."""
 
 REASONS = ("kept", *Filter.reasons, "contaminated", "duplicate_id", "held_out_elsewhere", "duplicate", "near_duplicate")
@@ -42,14 +43,14 @@ class Rules:
     """All that decides over records.
 
     Attributes:
-        views: The two views that are used.
+        comparison: The two views that are used, and which of their texts count as equal.
         cleaning: Filters.
         deduplication: Exact and near.
         decontamination: Test sets.
         heldout_fraction: Share of records that is held out; None: held-out records have sources of their own.
     """
 
-    views: tuple[str, str]
+    comparison: Comparison
     cleaning: CleaningConfig
     deduplication: DeduplicationConfig
     decontamination: DecontaminationConfig
@@ -87,9 +88,10 @@ def examine(
         workers: Who does it.
 
     Returns:
-        For each part a file of arrays with one entry per record: ``verdicts`` (number in ``REASONS``), ``exact`` (key
-        of its texts), ``draws`` (decides on the held-out split), ``ids`` (0: none), ``bands``; and ``hits``, the test
-        items found: (test set, kind, item).
+        For each part a file of arrays with one entry per record: ``verdicts`` (number in ``REASONS``), ``exact`` (keys
+        of its texts), ``groups`` (0: none), ``draws`` (decides on the held-out split), ``ids`` (0: none), ``bands``;
+        and ``hits``, the test items found: (test set, kind, item); ``wordings``, how many were dropped of records that
+        were kept, for each reason of the filter.
     """
     held = [[name, *(part.path.name for part in own)] for name, own in tests]
     decided = _hash([FORMAT, _facts(rules), held])
@@ -107,7 +109,8 @@ def _facts(rules: Rules) -> dict[str, Any]:
     """What the verdict on a single record and its keys depend on."""
     near = rules.deduplication.near
     return {
-        "views": rules.views,
+        "views": rules.comparison.views,
+        "compare_as_written": sorted(rules.comparison.as_written),
         "cleaning": rules.cleaning.model_dump(mode="json"),
         "deduplication": rules.deduplication.model_dump(mode="json", exclude={"exact"}) if near else None,
         "decontamination": rules.decontamination.model_dump(mode="json", exclude={"sources"}),
@@ -144,33 +147,39 @@ def _save(scratch: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
 
 def _examine_records(task: _Task) -> dict[str, npt.NDArray[Any]]:
     rules = task.rules
-    names = tuple(dict.fromkeys(rules.views))
+    comparison = rules.comparison
+    names = tuple(dict.fromkeys(comparison.views))
     index = _load_index(task) if task.training and task.tests[1] else None
     check = Filter(rules.cleaning)
     verdicts: list[int] = []
     exact: list[bytes] = []
+    groups: list[int] = []
     draws: list[int] = []
     ids: list[int] = []
     bands: list[KeyArray] = []
     hits: set[tuple[int, int, int]] = set()
+    dropped: Counter[str] = Counter()
     for batch in read_batches(task.part.path, [*(f"view {name}" for name in names), "id", "group"]):
         texts = [wordings(batch[f"view {name}"]) for name in names]
         if len(names) == 1:
             texts.append([[]] * len(texts[0]))
         forms = []
         for first, second, group in zip(*texts, batch["group"].to_pylist(), strict=True):
-            reason = check(first, second)
-            form = [matching_form(text) for text in first], [matching_form(text) for text in second]
-            if index is not None and (found := index.find(*form)):
+            usable = check(first, second)
+            reason = usable.reason
+            if reason is None:
+                dropped.update(usable.dropped)
+            sides = comparison.sides(usable.first, usable.second)
+            if index is not None and (found := index.find(*sides)):
                 hits.update((test, KINDS.index(kind), item) for test, kind, item in found.hits)
                 if reason is None and found.contaminated and rules.decontamination.action == "drop":
                     reason = "contaminated"
-            key = exact_key(*form)
             verdicts.append(CODES[reason or "kept"])
-            exact.append(key)
+            exact.append(comparison.record_keys(*sides))
+            groups.append(0 if group is None else text_key(group) | 1)
             # Equal texts, or records of one group, fall on one side.
-            draws.append(int.from_bytes(key[:8], "little") if group is None else text_key(group))
-            forms.append((*form[0], *form[1]))
+            draws.append(draw_key(usable.first, usable.second) if group is None else text_key(group))
+            forms.append([words(form) for side in sides for form in side])
         named = batch["id"].to_pylist()
         ids += [0 if name is None else text_key(name) | 1 for name in named]
         if rules.deduplication.near:
@@ -178,11 +187,13 @@ def _examine_records(task: _Task) -> dict[str, npt.NDArray[Any]]:
         advance(len(forms))
     return {
         "verdicts": np.array(verdicts, dtype=np.uint8),
-        "exact": np.frombuffer(b"".join(exact), dtype=np.uint64).reshape(-1, 2),
+        "exact": np.frombuffer(b"".join(exact), dtype=np.uint64).reshape(-1, comparison.key_count, 2),
+        "groups": np.array(groups, dtype=np.uint64),
         "draws": np.array(draws, dtype=np.uint64),
         "ids": np.array(ids, dtype=np.uint64),
         "bands": np.concatenate(bands) if bands else np.zeros((len(verdicts), 0), np.uint64),
         "hits": np.array(sorted(hits), dtype=np.int64).reshape(-1, 3),
+        "wordings": np.array([dropped[reason] for reason in Filter.reasons], dtype=np.int64),
     }
 
 
@@ -191,7 +202,7 @@ def _load_index(task: _Task) -> EvaluationIndex:
     global _index
     fingerprint, tests = task.tests
     if _index is None or _index[0] != fingerprint:
-        index = EvaluationIndex(task.rules.decontamination, task.rules.views)
+        index = EvaluationIndex(task.rules.decontamination, task.rules.comparison)
         index.add_parts(tests)
         _index = fingerprint, index
     return _index[1]

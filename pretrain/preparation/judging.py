@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from pretrain.branches import BoolArray, IntArray
 from pretrain.errors import DiptychError
+from pretrain.preparation.cleaning import Filter
 from pretrain.preparation.contamination import KINDS
 from pretrain.preparation.duplicates import KeyArray, repeats
 from pretrain.preparation.examining import CODES, REASONS, Rules
+from pretrain.preparation.groups import share_texts
 from pretrain.preparation.reading import LISTED, ReadPart, read_batches
 
 HELDOUT = 255
@@ -76,6 +78,8 @@ class Judgement:
         leaks: For each test set and training source how many distinct test items occur there, by kind.
         repeated_ids: Number of records whose id an earlier one has.
         id_rows: The first of them: ``file:line: problem``.
+        dropped_wordings: For each source, wordings that were dropped of records that passed the filters, by reason.
+        notes: What the user should look at.
     """
 
     sources: list[Judged]
@@ -83,6 +87,8 @@ class Judgement:
     leaks: list[dict[str, Any]]
     repeated_ids: int
     id_rows: list[str]
+    dropped_wordings: list[dict[str, int]]
+    notes: list[str]
 
 
 class Judge:
@@ -123,6 +129,7 @@ class Judge:
         self.repeated_ids, self.id_rows = 0, list[str]()
         self.repeated: Counter[tuple[int, int, str]] = Counter()
         self.sizes = sizes
+        self.notes: list[str] = []
 
     def judgement(self, tests: Sequence[str], skip: bool) -> Judgement:
         """Decides.
@@ -140,14 +147,23 @@ class Judge:
         self._check_ids(skip)
         self._keep_groups_apart()
         if self.rules.deduplication.exact:
-            self._drop("duplicate", lambda file: file["exact"])
+            for number in range(self.rules.comparison.key_count):
+                self._drop("duplicate", lambda file, number=number: file["exact"][:, number])  # type: ignore[misc]
         if self.rules.deduplication.near:
             for band in range(self.rules.deduplication.bands):
                 self._drop("near_duplicate", lambda file, band=band: file["bands"][:, band])  # type: ignore[misc]
         self._hold_out()
         self.verdicts.flush()
         judged = [Judged(self.path, int(self.first[source]), size) for source, size in enumerate(self.sizes)]
-        return Judgement(judged, self._duplicates(), self._leaks(tests), self.repeated_ids, self.id_rows)
+        return Judgement(
+            judged,
+            self._duplicates(),
+            self._leaks(tests),
+            self.repeated_ids,
+            self.id_rows,
+            [self._dropped_wordings(source) for source in range(len(self.titles))],
+            self.notes,
+        )
 
     def _each(self, sources: Sequence[int] | None = None) -> Iterator[tuple[int, Any]]:
         """First record number and arrays of every part."""
@@ -203,12 +219,36 @@ class Judge:
 
     def _keep_groups_apart(self) -> None:
         """Drops training records whose group, or whose texts, a held-out source holds."""
-        held = np.zeros(0, np.uint64)
-        for _, file in self._each([source for source in self.order if not self.training[source]]):
-            held = np.union1d(held, file["draws"])
-        for first, file in self._each([source for source in self.order if self.training[source]]) if len(held) else ():
-            own = self.verdicts[first : first + len(file["draws"])]
-            own[(own == 0) & np.isin(file["draws"], held)] = CODES["held_out_elsewhere"]
+        heldout = [source for source in self.order if not self.training[source]]
+        keys = range(self.rules.comparison.key_count)
+        groups, texts = np.zeros(0, np.uint64), [np.zeros(0, np.uint64) for _ in keys]
+        for _, file in self._each(heldout):
+            own = file["groups"]
+            groups = np.union1d(groups, own[own > 0])
+            texts = [np.union1d(held, file["exact"][:, key, 0]) for key, held in zip(keys, texts, strict=True)]
+        for source in (source for source in self.order if self.training[source] and heldout):
+            by_group = np.zeros(self.sizes[source], np.bool_)
+            start = int(self.first[source])
+            for first, file in self._each([source]):
+                own = self.verdicts[first : first + len(file["groups"])]
+                kept = own == 0
+                shared = kept & np.isin(file["groups"], groups)
+                by_group[first - start : first - start + len(own)] = shared
+                for key, held in zip(keys, texts, strict=True):
+                    shared |= kept & np.isin(file["exact"][:, key, 0], held)
+                own[shared] = CODES["held_out_elsewhere"]
+            if np.any(by_group):
+                self._check_groups(source, by_group, heldout)
+
+    def _check_groups(self, source: int, by_group: BoolArray, heldout: Sequence[int]) -> None:
+        """Notes groups that are likely to have nothing but their names in common."""
+        held = [self.parts[other] for other in heldout]
+        if not share_texts(self.parts[source], by_group, held, self.rules.comparison.views):
+            self.notes.append(
+                f"{np.count_nonzero(by_group):,} of {len(by_group):,} records of source {self.titles[source]!r} are "
+                "not trained on, for a held-out source has groups of the same names, but texts of these groups are not "
+                "the same; if the groups are only numbered in each file, leave out the group setting of one of them"
+            )
 
     def _place(self, source: int, record: int) -> tuple[str, str]:
         inside = record - int(self.first[source])
@@ -236,6 +276,10 @@ class Judge:
             {"of": self.titles[one], "in": self.titles[other], "reason": reason, "records": number}
             for (one, other, reason), number in sorted(self.repeated.items())
         ]
+
+    def _dropped_wordings(self, source: int) -> dict[str, int]:
+        total = sum((file["wordings"] for _, file in self._each([source])), np.zeros(len(Filter.reasons), np.int64))
+        return {reason: int(number) for reason, number in zip(Filter.reasons, total, strict=True) if number}
 
     def _leaks(self, tests: Sequence[str]) -> list[dict[str, Any]]:
         """Distinct items of every test set that a training source holds."""

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pretrain.errors import DiptychError
+from pretrain.preparation.comparing import Comparison
 from pretrain.preparation.contamination import DecontaminationConfig, EvaluationIndex
 from pretrain.preparation.judging import Judgement
 from pretrain.preparation.reading import ReadPart
@@ -55,6 +56,7 @@ def describe_sources(
             "bad": sum(part.bad for part in parts[number]),
             "left_out": sum(part.left_out for part in parts[number]),
             "dropped": judgement.sources[number].dropped(),
+            "dropped_wordings": judgement.dropped_wordings[number],
             **{split: summary(per_source[number]) for split, per_source in shards.items()},
         }
         for number, source in enumerate(sources)
@@ -65,10 +67,10 @@ def describe_tests(
     sources: Sequence[Source],
     parts: Sequence[Sequence[ReadPart]],
     config: DecontaminationConfig,
-    views: tuple[str, str],
+    comparison: Comparison,
 ) -> list[dict[str, Any]]:
     """The records of each test set and its distinct items by kind."""
-    index = EvaluationIndex(config, views)
+    index = EvaluationIndex(config, comparison)
     index.add_parts([(source.title, own) for source, own in zip(sources, parts, strict=True)])
     return [
         {

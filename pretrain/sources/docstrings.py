@@ -74,6 +74,10 @@ class DocstringsSource(Source):
         """The views that every record has."""
         return self.views
 
+    def code_views(self) -> tuple[str, ...]:
+        """The second."""
+        return self.views[1:]
+
     def where(self) -> str:
         """The trees."""
         return ", ".join(self.paths) if self.paths else "the Python library and installed packages"

@@ -123,6 +123,10 @@ class Source(BaseModel):
         """The views that every record has."""
         raise NotImplementedError
 
+    def code_views(self) -> tuple[str, ...]:
+        """Those of them that are known to be code, whose texts are compared as written."""
+        return ()
+
     def parts(self, files: "Files") -> Sequence[Part]:
         """The parts, in the order of the records.
 

@@ -194,6 +194,10 @@ class RegexGrammarSource(Source):
         """Return the views that every record has."""
         return self.views
 
+    def code_views(self) -> tuple[str, ...]:
+        """The regular expression."""
+        return self.views[1:]
+
     def parts(self, files: Files) -> Sequence[Part]:
         """Return ranges of 2,000 records; reads no file."""
         return [
