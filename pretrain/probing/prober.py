@@ -15,7 +15,7 @@ from pretrain.objectives.mixed import MixedObjective
 from pretrain.order import sample
 from pretrain.packing import OneWindow
 from pretrain.preemption import leave_if_asked
-from pretrain.preparation.contamination import matching_form
+from pretrain.preparation.comparing import matching_form
 from pretrain.schedule import Schedule
 from pretrain.tokenizer import Tokenizer
 
