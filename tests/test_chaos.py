@@ -13,7 +13,8 @@ from ranks import REPOSITORY
 @pytest.mark.timeout(900)
 def test_faults_leave_no_trace_in_rows_and_weights(tmp_path: Path) -> None:
     out = tmp_path / "chaos.json"
-    command = [sys.executable, "benchmarks/chaos.py", "--faults", "8", "--seed", "3", "--out", str(out)]
+    words = ["benchmarks/chaos.py", "--faults", "8", "--seed", "3", "--steps", "32", "--out"]
+    command = [sys.executable, *words, str(out)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     result = json.loads(out.read_text())
