@@ -11,19 +11,26 @@ Three things make the ids equal, and each is needed:
   become merges, in the order of the pieces.
 """
 
-import io
+import json
 import random
 import re
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
-import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from pretrain import sentencepiece_process
 from pretrain.errors import DiptychError
+from pretrain.sentencepiece_process import COMPLAINED
 from pretrain.tokenizer import (
     BOS,
     EOS,
@@ -69,39 +76,35 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     lines = [line for text in _sample(texts, config.sample_texts) for line in _lines(text)]
     if not lines:
         raise DiptychError("tokenizer: no text to train on: the corpus has no texts or only empty ones")
-    writer = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=writer,
-            model_type=config.algorithm,
-            vocab_size=config.vocab_size,
-            hard_vocab_limit=True,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=True,
-            allow_whitespace_only_pieces=True,
-            split_digits=True,
-            character_coverage=0.9995,
-            required_chars="".join(sorted({*"".join(names), *"<0x123456789ABCDEF>"})),
-            pad_id=0,
-            unk_id=1,
-            bos_id=2,
-            eos_id=3,
-            pad_piece=PAD,
-            unk_piece=UNK,
-            bos_piece=BOS,
-            eos_piece=EOS,
-            control_symbols=names[4:],
-            max_sentence_length=1 << 20,
-            train_extremely_large_corpus=sum(map(len, lines)) > 1 << 29,
-            num_threads=_THREADS,
-            minloglevel=3,
-        )
-    except RuntimeError as error:
-        raise DiptychError(_explain(str(error), config)) from error
-    proto = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
+    model = _train_in_process(
+        lines,
+        config,
+        model_type=config.algorithm,
+        vocab_size=config.vocab_size,
+        hard_vocab_limit=True,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        character_coverage=0.9995,
+        required_chars="".join(sorted({*"".join(names), *"<0x123456789ABCDEF>"})),
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        pad_piece=PAD,
+        unk_piece=UNK,
+        bos_piece=BOS,
+        eos_piece=EOS,
+        control_symbols=names[4:],
+        max_sentence_length=1 << 20,
+        train_extremely_large_corpus=sum(map(len, lines)) > 1 << 29,
+        num_threads=_THREADS,
+        minloglevel=3,
+    )
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     if config.algorithm == "unigram":
         for piece in proto.pieces:
             piece.score = round(piece.score * _SCORE_STEPS) / _SCORE_STEPS
@@ -114,6 +117,33 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
         model_input_names=["input_ids", "attention_mask"],
     )
     return finish(hf, config.predictor_tokens, proto.SerializeToString(deterministic=True))
+
+
+def _train_in_process(lines: Sequence[str], config: TokenizerConfig, **settings: Any) -> bytes:
+    """Trains in a process of its own, which SentencePiece may end; returns the model."""
+    command = [sys.executable, "-P", sentencepiece_process.__file__]  # -P: modules beside it hide none of Python's
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            with suppress(BrokenPipeError):  # it has ended; its status says why
+                for part in (settings, *lines):
+                    process.stdin.write(json.dumps(part).encode() + b"\n")
+                process.stdin.close()
+            output = process.stdout.read()
+            status = process.wait()
+        finally:
+            process.kill()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+        if status == 0:
+            return output
+        if status == COMPLAINED:
+            raise DiptychError(_explain(output.decode(), config))
+        errors.seek(0)
+        raise DiptychError(_explain_end(status, errors.read().decode(errors="replace")))
 
 
 def _sample(texts: Iterable[str], limit: int) -> list[str]:
@@ -165,6 +195,20 @@ def _explain(message: str, config: TokenizerConfig) -> str:
             f"characters of the corpus need at least {found[1]}"
         )
     return f"tokenizer: SentencePiece cannot train on this corpus: {' '.join(message.split())}"
+
+
+def _explain_end(status: int, errors: str) -> str:
+    """What to say when SentencePiece ended its process; a status below 0 is that of a signal."""
+    if status == -signal.SIGKILL:
+        return (
+            "tokenizer: the process that trains it was killed, perhaps for want of memory; lower tokenizer.sample_texts"
+        )
+    how = signal.Signals(-status).name if status < 0 else f"status {status}"
+    last = (errors.strip().splitlines() or ["it does not say why"])[-1][:300]
+    return (
+        f"tokenizer: SentencePiece {version('sentencepiece')} ended with {how} while it trained: {last}; try another "
+        "tokenizer.vocab_size or tokenizer.algorithm, or set tokenizer.path to a tokenizer that is there"
+    )
 
 
 def _from_sentencepiece(proto: Any, names: Sequence[str]) -> tokenizers.Tokenizer:

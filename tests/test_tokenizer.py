@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
+import psutil
 import pytest
 import sentencepiece
 import tokenizers
@@ -521,6 +523,59 @@ def test_too_small_vocabulary(algorithm: str) -> None:
     least = int(str(caught.value).split("at least ")[1])
     tokenizer = train(corpus(), config(algorithm, vocab_size=least))
     assert tokenizer.encode_batch(TRICKY) == reference(tokenizer).encode(TRICKY)
+
+
+@pytest.mark.parametrize(
+    ("end", "line"),
+    [
+        (
+            "print('Check failed: a piece', file=sys.stderr); os.abort()",
+            r"ended with SIGABRT .*: Check failed: a piece; ",
+        ),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "was killed, perhaps for want of memory; lower tokenizer.sample_texts",
+        ),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "ended with SIGSEGV while it trained: it does not say why; try"),
+        ("raise TypeError('no such setting')", "ended with status 1 .*TypeError: no such setting; try another"),
+    ],
+)
+def test_native_code_that_ends_its_process_becomes_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, line: str
+) -> None:
+    """As sentencepiece 0.2.2 does, here before it has read what it is sent."""
+    code = f"import os, signal, sys\nclass SentencePieceTrainer:\n    def train(**settings): {end}\n"
+    (tmp_path / "sentencepiece.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(DiptychError, match=line) as caught:
+        train(corpus(20_000), config())
+    assert "\n" not in str(caught.value)
+    monkeypatch.delenv("PYTHONPATH")
+    assert train(corpus(), config()).vocab_size == config().vocab_size
+
+
+def test_training_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
+    """Also where that one is killed and cannot end it."""
+    noted = tmp_path / "pid"
+    (tmp_path / "sentencepiece.py").write_text(
+        "import os, time\nclass SentencePieceTrainer:\n    def train(**settings):\n"
+        f"        with open({str(noted)!r}, 'w') as file: print(os.getpid(), file=file)\n        time.sleep(120)\n"
+    )
+    program = (
+        "import os; from pretrain.tokenizer_training import train; from pretrain.tokenizer import TokenizerConfig\n"
+        f"os.environ['PYTHONPATH'] = {str(tmp_path)!r}; train(['a few words'] * 9, TokenizerConfig(vocab_size=400))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as parent:
+        while not (noted.exists() and noted.read_text().endswith("\n")):
+            time.sleep(0.05)
+            assert parent.poll() is None
+        child = psutil.Process(int(noted.read_text()))
+        os.kill(child.pid, signal.SIGUSR1)  # Slurm signals all processes; the parent decides
+        time.sleep(0.2)
+        assert child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        parent.kill()
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("texts", [[], [""], [" ", "\n\n", "\t"]])
