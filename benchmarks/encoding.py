@@ -41,9 +41,9 @@ PARTS = ("speed", "memory")
 ROOT = Path(__file__).resolve().parents[1]
 
 MEMORY = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
-import torch
+from benchmarks.peak_memory import peak_memory
 from probes.encoding.encode import encode
 from probes.encoding.probed_model import open_model
 model_folder, data, cache, count = sys.argv[1:]
@@ -51,12 +51,11 @@ lines = [json.loads(line)["text"] for line in open(data, encoding="utf-8")]
 texts = [f"{number} {lines[number % len(lines)]}" for number in range(int(count))]
 model = open_model(model_folder)
 encode(model, texts[:200])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak_memory()
 start = time.perf_counter()
 encode(model, texts, cache=Path(cache))
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"before_mib": round(before), "peak_mib": round(peak), "seconds": round(seconds, 1)}))
+print(json.dumps({"before_mib": round(before), "peak_mib": round(peak_memory()), "seconds": round(seconds, 1)}))
 """
 
 

@@ -32,16 +32,15 @@ from typing import Any
 PARTS = ("speed", "workers", "memory")
 
 OURS = """
-import json, resource, sys, time
-from pathlib import Path
+import json, sys, time
+from benchmarks.peak_memory import peak_memory
 from pretrain.config_file import load_config
 config = load_config(None, sys.argv[1:])
 from pretrain.prepare import prepare
 start = time.perf_counter()
 folder = prepare(config, quiet=True)
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"folder": str(folder), "seconds": seconds, "peak_mib": peak}))
+print(json.dumps({"folder": str(folder), "seconds": seconds, "peak_mib": peak_memory()}))
 """
 
 THEIRS = """
@@ -77,7 +76,8 @@ def write_source(path: Path, pairs: list[tuple[str, str]], size: int) -> int:
 
 def environment() -> dict[str, str]:
     """One core for everything that would start threads."""
-    return os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    own = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return os.environ | own | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 
 
 def run(program: str, *arguments: str) -> dict[str, Any]:

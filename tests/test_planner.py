@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -417,15 +419,34 @@ def test_tables_are_sound() -> None:
     assert NETWORKS["ib-400"].of_node(8) == 400 and NETWORKS["ethernet-100"].of_node(8) == 12.5
 
 
-def test_large_models_take_little(capsys: pytest.CaptureFixture[str]) -> None:
-    """70 B: no weights are made, so the process stays small."""
-    import resource
+def test_peak_memory_is_that_of_the_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY)
+    from benchmarks.peak_memory import forget_peak_memory, peak_memory
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    forget_peak_memory()
+    before = peak_memory()
+    much = bytearray(b"x") * (300 << 20)
+    assert 290 < peak_memory() - before < 310
+    program = "from benchmarks.peak_memory import peak_memory; print(peak_memory())"
+    found = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert 1 < float(found.stdout) < 100
+    del much
+    assert peak_memory() - before > 290
+    forget_peak_memory()
+    assert peak_memory() - before < 100
+
+
+def test_large_models_take_little(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """70 B: no weights are made, so the process stays small."""
+    monkeypatch.syspath_prepend(REPOSITORY)
+    from benchmarks.peak_memory import forget_peak_memory, peak_memory
+
+    forget_peak_memory()  # of the tests before
+    before = peak_memory()
     fields = "hidden_size: 8192, intermediate_size: 28672, num_hidden_layers: 80, num_attention_heads: 64"
     model = f"model={{type: llama, fields: {{{fields}, num_key_value_heads: 8}}, activation_checkpointing: true}}"
     assert main([model, "tokenizer.vocab_size=128256", "packing.row_length=8192", "--gpus", "256"]) == 0
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # 1 GiB, in KiB
+    assert peak_memory() - before < 1024  # MiB
     assert "70.55 B" in capsys.readouterr().out
 
 
