@@ -144,6 +144,11 @@ def start_ranks(timeout_minutes: int) -> Ranks:
         local_rank = device_index(os.environ, accelerator.device_count())
         os.environ["LOCAL_RANK"] = str(local_rank)  # DeepSpeed's engine takes it for the device
     accelerator.set_device(local_rank)
+    device = torch.device(accelerator.device_name(local_rank) if accelerator.device_name() != "cpu" else "cpu")
+    if os.environ["WORLD_SIZE"] == "1":
+        # A group of several ranks is bound to its device by DeepSpeed, one of a single rank is not, as NCCL may fail to
+        # split it (DeepSpeed #8248). Its barriers run on the current device, which is the right one.
+        warnings.filterwarnings("ignore", message=r"barrier\(\): using the device under current context")
     store = meet()
     with connecting():
         deepspeed.init_distributed(
@@ -151,12 +156,14 @@ def start_ranks(timeout_minutes: int) -> Ranks:
             timeout=timedelta(minutes=timeout_minutes),
             verbose=False,
         )
-        dist.barrier()  # some backends connect at the first collective
+        # Some backends connect at the first collective. Not a barrier: NCCL would guess the device of the first one.
+        first = torch.zeros(1, device=device)
+        dist.all_reduce(first)
+        first.item()  # waits for it
     del store
     if accelerator.device_name() == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # More threads than cores over all ranks of this machine would fight each other.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_SIZE", "1"))))
-    device = torch.device(accelerator.device_name(local_rank) if accelerator.device_name() != "cpu" else "cpu")
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
