@@ -104,8 +104,8 @@ def read_arguments(argv: Sequence[str]) -> Request:
 
 
 def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise DiptychError(f"{name}: expected a number, 0 or more, got {text!r}")
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise DiptychError(f"{name}: expected a number, 0 or more, got {text[:40]!r}")
     return int(text)
 
 

@@ -177,6 +177,6 @@ def _number(environ: Mapping[str, str], name: str, default: str | None = None) -
     text = environ.get(name, default)
     if text is None:
         raise DiptychError(f"{name}: is not set; start with deepspeed, torchrun or srun")
-    if not text.isdecimal():
-        raise DiptychError(f"{name}: {text!r} is no whole number")
+    if not text.isdecimal() or len(text) > 9:
+        raise DiptychError(f"{name}: {text[:40]!r} is no whole number")
     return int(text)

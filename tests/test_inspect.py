@@ -535,6 +535,7 @@ def test_a_config_gives_its_corpus_layout_and_k(corpus: Path, tmp_path: Path) ->
         (["-z"], "-z: unknown option; known: --records, "),
         (["--layout", "conditonal"], "--layout: 'conditonal' is no layout; did you mean conditional?"),
         (["--records", "-1"], "--records: expected a number, 0 or more, got '-1'"),
+        (["--records", "9" * 5000], "--records: expected a number, 0 or more, got '9999"),
         (["--k", "two"], "--k: expected a number, 0 or more, got 'two'"),
         (["--records"], "--records: needs a value"),
         (["data.folder=x"], "data.folder=x: settings go with a config.yaml"),

@@ -97,6 +97,7 @@ def test_what_torchrun_and_deepspeed_say_comes_before_what_slurm_says() -> None:
         ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, "MASTER_ADDR: is not set"),
         ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK: is 2, but WORLD_SIZE is 2"),
         ({"RANK": "one"}, "RANK: 'one' is no whole number"),
+        ({"RANK": "9" * 5000}, f"RANK: '{'9' * 40}' is no whole number"),
         (STEP | {"MASTER_ADDR": "localhost"}, "MASTER_ADDR: localhost is every node itself"),
         (STEP | {"MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR: 127.0.0.1 is every node itself"),
         (STEP | {"SLURM_STEP_NODELIST": "", "SLURM_JOB_NODELIST": ""}, "SLURM_STEP_NODELIST: is not set"),
