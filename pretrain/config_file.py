@@ -260,7 +260,7 @@ def _contradictions(config: Config) -> Iterator[str]:
                 "data.decontamination.match pair would find nothing in it; match view or ngram"
             )
     for view in data.compare_as_written or ():
-        if view not in data.views:
+        if view not in data.views and "compare_as_written" in data.model_fields_set:
             yield f"data.compare_as_written: {view!r} is none of data.views {list(data.views)}"
     for view in data.decontamination.views or ():
         if view not in data.views:
