@@ -27,12 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pretrain.canary import canary
 from pretrain.checkpoint import Checkpoints, RunState
 from pretrain.command import exit_rank, run_command
 from pretrain.config import CheckpointConfig, ModelConfig
 from pretrain.distributed import Ranks, start_ranks
 from pretrain.engine_state import optimizer_step, start_state
-from pretrain.export import canary
 from pretrain.model import build_model, hf_config
 
 ARMS = ("none", "synchronous", "asynchronous")

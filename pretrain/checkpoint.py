@@ -29,12 +29,13 @@ from pretrain.checkpoint_files import (
     wait_to_see,
 )
 from pretrain.checkpoint_folder import checkpoint_name
-from pretrain.checkpoint_save import Save, parts, persistent_buffers
+from pretrain.checkpoint_save import Save, parts
 from pretrain.config import CheckpointConfig, Config
 from pretrain.config_file import identity
 from pretrain.distributed import Ranks
 from pretrain.engine_state import restore_state
 from pretrain.errors import DiptychError
+from pretrain.fixed_state import set_fixed_state
 
 _PLANNED = ("model.", "tokenizer.", "data.", "packing.", "run.seed", "train.rows_per_step")
 """Settings that a checkpoint of another run must share."""
@@ -113,7 +114,7 @@ class Checkpoints:
         Args:
             engine: The engine, between two steps.
             state: Everything but tensors.
-            canary: Token ids and what the running engine gives for them (``export.canary``).
+            canary: Token ids and what the running engine gives for them (``canary.canary``).
 
         Raises:
             DiptychError: Some rank could not write; no checkpoint is left behind and the others are untouched.
@@ -323,15 +324,18 @@ def restore(path: Path, engine: Any, state: RunState) -> None:
 
         restore_state(engine, read, state.optimizer_step)
     with open_tensors(path, "buffers.") as where:
-        for name, buffer in persistent_buffers(engine.module.lm):
-            if where and name not in where:
-                raise DiptychError(f"{path}: holds no buffer {name}")
-            if where:
-                buffer.copy_(where[name].get_tensor(name))
+
+        def fixed(name: str) -> Tensor:
+            if name not in where:
+                raise DiptychError(f"{path}: holds no {name}; it is a checkpoint of an older version or another model")
+            found: Tensor = where[name].get_tensor(name)
+            return found
+
+        set_fixed_state(engine.module.lm, fixed)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Float32 master weights and persistent buffers of a checkpoint by Hugging Face name."""
+    """Float32 master weights and the fixed state (``fixed_state.py``) of a checkpoint by Hugging Face name."""
     weights = {}
     for kind in ("state-", "buffers."):
         with open_tensors(path, kind) as where:

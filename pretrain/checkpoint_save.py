@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pretrain.checkpoint_files import write_tensors
 from pretrain.engine_state import gather_state
 from pretrain.errors import DiptychError
+from pretrain.fixed_state import gather_fixed_state
 
 PART_BYTES = 2**30
 """State in one file; also what a rank holds back before it writes, if it writes at once."""
@@ -86,7 +86,7 @@ class Save:
 def parts(engine: Any, canary: Mapping[str, Tensor], rank: int) -> Iterator[Part]:
     """A rank's files of a checkpoint, on the CPU. Collective: all ranks go to its end together.
 
-    Rank 0 adds what every rank has: the model's buffers, and the canary.
+    Rank 0 adds what every rank has: the model's fixed state, and the canary.
     """
     pending: dict[str, Tensor] = {}
     size = number = 0
@@ -99,17 +99,8 @@ def parts(engine: Any, canary: Mapping[str, Tensor], rank: int) -> Iterator[Part
             pending, size, number = {}, 0, number + 1
     if pending:
         yield f"state-{rank:05d}-{number:03d}.safetensors", pending
+    fixed = gather_fixed_state(engine.module.lm)
     if rank == 0:
-        if buffers := persistent_buffers(engine.module.lm):
-            yield "buffers.safetensors", {name: buffer.to("cpu", copy=True) for name, buffer in buffers}
+        if fixed:
+            yield "buffers.safetensors", fixed
         yield "canary.safetensors", dict(canary)
-
-
-def persistent_buffers(lm: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """Buffers that belong to the model's state dict."""
-    buffers = []
-    for module_name, module in lm.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
-                buffers.append((f"{module_name}.{name}".lstrip("."), buffer))
-    return buffers

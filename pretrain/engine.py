@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.branches import Branches
+from pretrain.canary import check_base
 from pretrain.config import Config, OptimizerConfig
 from pretrain.corpus import Corpus
 from pretrain.deepspeed_config import deepspeed_config
@@ -90,8 +91,9 @@ def build_engine(
     )
     zero3 = settings if config.deepspeed.zero_stage == 3 else None
     lm = build_model(model_config, seed=config.run.seed, zero3_config=zero3, dtype=dtype, attention=attention)
+    base = None
     if config.model.path is not None:
-        load_existing(lm, config.model.path, trust_remote_code=config.model.trust_remote_code)
+        base = load_existing(lm, config.model.path, trust_remote_code=config.model.trust_remote_code)
     if config.model.lora.rank:
         add_lora(lm, config.model.lora, ids=rows, seed=config.run.seed)
     if config.model.activation_checkpointing:
@@ -103,6 +105,8 @@ def build_engine(
     optimizer = make_optimizer(network, config.optimizer)
     engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings, dist_init_required=False)
     start_state(engine)
+    if base is not None:
+        check_base(engine, base, str(dtype).removeprefix("torch."), ranks.device)
     return BuiltEngine(engine, model_config, dtype)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pretrain import __version__
+from pretrain.canary import TOLERANCE, compare, measure
 from pretrain.checkpoint import Checkpoints, RunState, read_canary, read_state, read_weights
 from pretrain.checkpoint_folder import checkpoint_name
 from pretrain.command import run_command
@@ -25,12 +25,10 @@ from pretrain.config import CheckpointConfig
 from pretrain.distributed import Ranks
 from pretrain.errors import DiptychError
 from pretrain.existing_weights import load_existing
+from pretrain.fixed_state import fixed_state
 from pretrain.initialization import causal_lm, has_own_code
 from pretrain.lora import LoraConfig, merged_weights
 from pretrain.model import build_model, plain_attention
-
-TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
-"""Largest accepted norm of the difference of logits over their norm; bfloat16 rounds differently on each device."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -64,7 +62,9 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
     trained = read_weights(checkpoint)
     if state.identity.get("model.lora.rank"):
         trained = _merged(hf_config, trained, state)
-    weights = {name: tensor.to(dtype) for name, tensor in trained.items()}
+    # The fixed state keeps the type that the engine computed with: integers, or float32 for the biases of a router.
+    fixed, types = fixed_state(model), {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    weights = {name: tensor if name in fixed else tensor.to(types.get(name, dtype)) for name, tensor in trained.items()}
     scratch = out.with_name(out.name + ".tmp")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -115,7 +115,7 @@ def _merged(hf_config: Any, trained: Mapping[str, Tensor], state: RunState) -> d
 def _write_model(model: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
     missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
-    left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    left = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     if left or unexpected:
         raise DiptychError(f"checkpoint and model do not match: missing {left or missing}, unexpected {unexpected}")
     model.save_pretrained(folder, max_shard_size="5GB")
@@ -129,8 +129,8 @@ def _compare(folder: Path, canary: Mapping[str, Tensor], state: RunState) -> flo
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPES[state.dtype], trust_remote_code=own_code).eval()
     model.set_attn_implementation(plain_attention(model))
     with torch.no_grad():
-        found = _measured(model(canary["ids"]).logits, canary["ids"], canary["logits"].shape[1])
-    difference, other, how = _compared(found, canary, TOLERANCE[state.dtype])
+        found = measure(model(canary["ids"]).logits, canary["ids"], canary["logits"].shape[1])
+    difference, other, how = compare(found, canary, TOLERANCE[state.dtype])
     if other:
         raise DiptychError(
             f"{folder}: reloaded {other} differ from the training engine's ({how}); the export is not to be trusted "
@@ -152,58 +152,6 @@ def _tokenizer_class(folder: Path, *, trusted: bool) -> str:
     opened = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
     same = opened(text)["input_ids"] == plain(text)["input_ids"]
     return "AutoTokenizer" if same else "PreTrainedTokenizerFast"
-
-
-def canary(engine: Any, ids: Sequence[int], device: torch.device, positions: int = 4) -> dict[str, Tensor]:
-    """What an engine gives for a text, to compare it with later. Collective under ZeRO-3.
-
-    Returns:
-        The token ids, shape [1, length]; the logits at the last positions, [1, positions, vocabulary]; and the mean
-        next-token loss over all positions, a float64.
-    """
-    lm = engine.module.lm
-    batch = torch.tensor([list(ids)], device=device)
-    attention = lm.config._attn_implementation
-    lm.set_attn_implementation(plain_attention(lm))
-    engine.eval()
-    with torch.no_grad():
-        logits = lm(batch, use_cache=False).logits
-    engine.train()
-    lm.set_attn_implementation(attention)
-    return {"ids": batch.cpu(), **_measured(logits, batch.cpu(), positions)}
-
-
-def check_canary(engine: Any, stored: Mapping[str, Tensor], dtype: str, device: torch.device) -> None:
-    """Checks that a restored engine gives what was stored with its checkpoint. Collective under ZeRO-3.
-
-    Raises:
-        DiptychError: It does not; the limit leaves room for other kernels and numbers of ranks.
-    """
-    found = canary(engine, stored["ids"][0].tolist(), device, stored["logits"].shape[1])
-    _, other, how = _compared(found, stored, TOLERANCE[dtype])
-    if other:
-        raise DiptychError(
-            f"the restored model gives other {other} than when the checkpoint was written ({how}): were the weights at "
-            "model.path changed, or a package? Do not go on from it"
-        )
-
-
-def _measured(logits: Tensor, ids: Tensor, positions: int) -> dict[str, Tensor]:
-    """The last of one text's logits, shape [1, length, vocabulary], and the loss over all of them."""
-    logits = logits.float().cpu()
-    losses = functional.cross_entropy(logits[0, :-1].double(), ids[0, 1:], reduction="none")
-    return {"logits": logits[:, -positions:].clone(), "loss": losses.sum() / max(1, len(losses))}
-
-
-def _compared(found: Mapping[str, Tensor], stored: Mapping[str, Tensor], limit: float) -> tuple[float, str, str]:
-    """The relative difference of logits; what differs too much, else nothing; and by how much."""
-    was = torch.linalg.vector_norm(stored["logits"])
-    difference = float(torch.linalg.vector_norm(found["logits"] - stored["logits"]) / was)
-    if not difference <= limit:
-        return difference, "logits", f"{difference:.1e} relative, limit {limit:.0e}"
-    loss, stored_loss = float(found["loss"]), float(stored.get("loss", found["loss"]))  # older ones have no loss
-    same = abs(loss - stored_loss) <= limit * max(1.0, stored_loss)
-    return difference, "" if same else "losses", f"{loss:.6f}, not {stored_loss:.6f}, limit {limit:.0e}"
 
 
 def model_card(state: RunState, difference: float, tokenizer_class: str) -> str:

@@ -119,7 +119,7 @@ def initialize(model: Any, *, seed: int) -> None:
             except Exception as error:  # rank 0 alone must not leave the loop: the others wait in the gather below
                 problems.append(f"{step.name or 'the model'}: {type(error).__name__}: {error}")
         for name in step.final & buffers.keys() & values.keys():
-            buffers[name].data = values[name].to(buffers[name].device)
+            buffers[name].data = values[name].to(buffers[name].device, _buffer_dtype(model, name, buffers[name]))
         targets = [name for name in step.writes if name in step.final and name in parameters and name not in followers]
         written.update(id(parameters[name]) for name in targets)
         with deepspeed.zero.GatheredParameters([parameters[name] for name in targets], modifier_rank=0):
@@ -146,6 +146,12 @@ def initialize(model: Any, *, seed: int) -> None:
             f"model.type: {model.config.model_type!r} cannot be initialised from scratch: {shown}{more}. Choose another"
             " model type, or report it with the version of transformers"
         )
+
+
+def _buffer_dtype(model: Any, name: str, buffer: Tensor) -> torch.dtype:
+    """The type that ``from_pretrained`` gives a buffer: ``from_config`` of transformers 5.23 keeps none in float32."""
+    kept = any(part in name for part in model._keep_in_fp32_modules_strict or ())
+    return torch.float32 if kept and buffer.is_floating_point() else buffer.dtype
 
 
 def _modules(module: nn.Module, owner: Any, name: str = "") -> Iterator[tuple[str, nn.Module, Any]]:

@@ -16,6 +16,7 @@ from pretrain.bad_step_policy import act_on_bad_step
 from pretrain.bad_steps import BadSteps
 from pretrain.batch import Batch, BatchBuilder
 from pretrain.branches import Branches
+from pretrain.canary import canary, check_canary
 from pretrain.checkpoint import Checkpoints, RunState, read_canary, restore
 from pretrain.config import Config
 from pretrain.config_file import identity
@@ -24,7 +25,7 @@ from pretrain.distributed import Ranks
 from pretrain.engine import build_engine, longest_position, model_config, set_learning_rate, step_engine
 from pretrain.engine_state import optimizer_step
 from pretrain.evaluation import Evaluator
-from pretrain.export import canary, check_canary, export
+from pretrain.export import export
 from pretrain.introduction import introduction
 from pretrain.ledger import open_ledger
 from pretrain.lora import special_rows

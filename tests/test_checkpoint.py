@@ -16,11 +16,11 @@ from ranks import run_ranks
 from safetensors.torch import load_file, save, save_file
 
 from pretrain import checkpoint_folder, checkpoint_save
+from pretrain.canary import canary, check_canary
 from pretrain.checkpoint import Checkpoints, read_canary, read_state
 from pretrain.checkpoint_files import read_manifest, write_tensors
 from pretrain.config import CheckpointConfig
 from pretrain.errors import DiptychError
-from pretrain.export import check_canary
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
 
@@ -204,12 +204,10 @@ class FakeEngine:
 
 
 def test_the_canary_is_logits_and_a_loss_over_all_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pretrain import export
-
-    monkeypatch.setattr(export, "plain_attention", lambda lm: "eager")
+    monkeypatch.setattr("pretrain.canary.plain_attention", lambda lm: "eager")
     cpu, ids = torch.device("cpu"), list(range(12))
     logits = torch.randn(1, 12, 20, generator=torch.Generator().manual_seed(0))
-    stored = export.canary(FakeEngine(logits), ids, cpu)
+    stored = canary(FakeEngine(logits), ids, cpu)
     assert stored["logits"].shape == (1, 4, 20)
     expected = torch.nn.functional.cross_entropy(logits[0, :-1].double(), torch.arange(1, 12))
     assert stored["loss"].dtype == torch.float64
