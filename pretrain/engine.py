@@ -90,7 +90,14 @@ def build_engine(
         bfloat16=dtype == torch.bfloat16,
     )
     zero3 = settings if config.deepspeed.zero_stage == 3 else None
-    lm = build_model(model_config, seed=config.run.seed, zero3_config=zero3, dtype=dtype, attention=attention)
+    lm = build_model(
+        model_config,
+        seed=config.run.seed,
+        zero3_config=zero3,
+        dtype=dtype,
+        attention=attention,
+        loaded=config.model.path is not None,
+    )
     base = None
     if config.model.path is not None:
         base = load_existing(lm, config.model.path, trust_remote_code=config.model.trust_remote_code)

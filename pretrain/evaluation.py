@@ -21,6 +21,7 @@ from pretrain.distributed import Ranks
 from pretrain.health import health
 from pretrain.initialization import has_own_code
 from pretrain.model import plain_attention
+from pretrain.model_sizes import context_length
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.order import random_keys, sample
 from pretrain.packing import OneWindow, PackingPlan, pack
@@ -128,7 +129,7 @@ class Evaluator:
         conditional = self.config.packing.layout == "conditional"
         texts = []
         lm = engine.module.lm
-        limit = getattr(lm.config, "max_position_embeddings", math.inf)
+        limit = context_length(lm.config) or math.inf
         with evaluating(engine, plain=True):
             for index in range(min(config.prompts, len(self.corpus.heldout))):
                 tokens = list(self.corpus.heldout.views(index)[0].tokens)

@@ -107,7 +107,9 @@ def _merged(hf_config: Any, trained: Mapping[str, Tensor], state: RunState) -> d
     settings = state.identity
     lora = {key.removeprefix("model.lora."): value for key, value in settings.items() if key.startswith("model.lora.")}
     # As the run began: rows that the base has not keep their first values, which the seed decides.
-    lm = build_model(hf_config, seed=settings["run.seed"], zero3_config=None, dtype=torch.float32, attention="eager")
+    lm = build_model(
+        hf_config, seed=settings["run.seed"], zero3_config=None, dtype=torch.float32, attention="eager", loaded=True
+    )
     load_existing(lm, settings["model.path"], trust_remote_code=settings["model.trust_remote_code"])
     return merged_weights(lm, LoraConfig(**lora), trained, ids=state.extra["lora_rows"])
 

@@ -88,11 +88,16 @@ def module_seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:4], "little")
 
 
-def initialize(model: Any, *, seed: int) -> None:
+def initialize(model: Any, *, seed: int, every: bool = True) -> None:
     """Gives every parameter of ``model`` its first value, and every buffer that transformers recomputes.
 
     Collective on all ranks if the model is partitioned (ZeRO-3): rank 0 computes, one gather per module distributes.
     Otherwise every rank computes the same values on its own.
+
+    Args:
+        model: Whole or partitioned.
+        seed: Of the run.
+        every: Refuse a model of which some parameter gets no first value.
 
     Raises:
         DiptychError: On all ranks, if transformers leaves a parameter uninitialised, gives it values that are not
@@ -130,7 +135,7 @@ def initialize(model: Any, *, seed: int) -> None:
     problems.extend(
         f"{name}: transformers' _init_weights gives it no value"
         for name, parameter in model.named_parameters()
-        if id(parameter) not in written
+        if every and id(parameter) not in written
     )
     embedding = model.get_input_embeddings()
     with deepspeed.zero.GatheredParameters([embedding.weight]):  # again: as the model keeps it

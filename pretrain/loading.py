@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from pretrain import model_sizes
 from pretrain.errors import DiptychError
 from pretrain.tokenizer import BOS, Tokenizer, TokenizerConfig, load
 
@@ -132,6 +133,10 @@ def load_model(
     bos = _has_bos(tokens, tokenizer, trust_remote_code)
     if not bos:
         prompt_notes.append("the tokenizer has no bos: prompts start without one")
+    if limit := model_sizes.rope_limit(_text_config(lm.config)):
+        notes.append(
+            f"texts may take {limit:,} positions: beyond, longrope would change the others of their batch as well"
+        )
     stored = str(lm.get_input_embeddings().weight.dtype).removeprefix("torch.")
     return LoadedModel(lm.to(device).eval(), tokenizer, bos, stored, tuple(notes), tuple(prompt_notes))
 
@@ -232,14 +237,14 @@ def _has_bos(folder: Path, tokenizer: Tokenizer, trust_remote_code: bool) -> boo
 
 
 def context_length(model: Any) -> int | None:
-    """Most positions that a model can take; None: not known."""
+    """Most positions that a text may take; None: not known."""
     return context_of(model.config)
 
 
 def context_of(config: Any) -> int | None:
-    """Most positions that a model with this Hugging Face config can take; None: not known."""
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("max_position_embeddings", "max_context_length"):
-        if isinstance(length := getattr(config, name, None), int):
-            return length
-    return None
+    """Most positions that a text may take in a model with this Hugging Face config; None: not known."""
+    return model_sizes.context_length(_text_config(config))
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config

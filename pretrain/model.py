@@ -19,6 +19,7 @@ from transformers.utils import HF_MODULES_CACHE
 from pretrain.errors import DiptychError
 from pretrain.initialization import causal_lm, has_own_code, initialize, meta_model, refuse_second_zero3
 from pretrain.lora import LoraConfig, add_lora
+from pretrain.model_sizes import context_length, head_widths, layer_values, rope_limit
 from pretrain.suitable_models import check_plain_head, refuse_config, refuse_model
 
 _TOKENIZER = "it comes from the tokenizer"
@@ -180,8 +181,7 @@ def _existing_config(config: ModelConfig, positions: int) -> Any:
         raise DiptychError(
             f"model.path: {config.path}: cannot be opened as a Hugging Face model: {message}{hint}"
         ) from error
-    named = (getattr(result, name, None) for name in ("max_position_embeddings", "max_context_length"))
-    available = next((length for length in named if isinstance(length, int)), None)
+    available = context_length(result) if rope_limit(result) is None else None  # else see refuse_config
     if available is not None and available < positions:
         raise DiptychError(
             f"model.path: {config.path}: has {available} positions, but the longest example needs {positions}; lower "
@@ -231,7 +231,13 @@ def _path_problem(config: ModelConfig) -> str | None:
 
 
 def build_model(
-    hf_config: Any, *, seed: int, zero3_config: dict[str, Any] | None, dtype: torch.dtype, attention: str
+    hf_config: Any,
+    *,
+    seed: int,
+    zero3_config: dict[str, Any] | None,
+    dtype: torch.dtype,
+    attention: str,
+    loaded: bool = False,
 ) -> Any:
     """Builds the model and initialises it; the same bits for any number of ranks and any ZeRO stage.
 
@@ -244,6 +250,7 @@ def build_model(
         zero3_config: The run's DeepSpeed config if it is ZeRO stage 3, else None.
         dtype: dtype of the parameters. First values are computed in float32 and then rounded.
         attention: ``sdpa``, ``flex`` or ``eager``.
+        loaded: Every value will be loaded (``load_existing``), so transformers need not have a first one for each.
     """
     refuse_second_zero3()
     with ExitStack() as stack:
@@ -263,7 +270,7 @@ def build_model(
     if found != dtype:
         raise DiptychError(f"model: asked for {dtype} parameters, but the DeepSpeed config makes {found} ones")
     if not has_own_code(hf_config):  # whose values are all loaded (load_existing)
-        initialize(model, seed=seed)
+        initialize(model, seed=seed, every=not loaded)
     return model
 
 
@@ -274,9 +281,8 @@ def choose_attention(config: ModelConfig, hf_config: Any, device_type: str) -> L
     twin = meta_model(hf_config)
     if has_own_code(hf_config):  # which is checked with this kernel (conformance.layout_problem)
         return plain_attention(twin)
-    width = getattr(hf_config, "head_dim", None) or hf_config.hidden_size // hf_config.num_attention_heads
     # FlexAttention's kernels take heads of 16 and wider and know no dropout (torch 2.13, transformers 5.23).
-    fits = width >= 16 and not getattr(hf_config, "attention_dropout", 0)
+    fits = min(head_widths(hf_config)) >= 16 and not getattr(hf_config, "attention_dropout", 0)
     return "flex" if device_type == "cuda" and fits and twin._supports_flex_attn else plain_attention(twin)
 
 
@@ -330,10 +336,10 @@ def training_flops(
     """
     if any(getattr(hf_config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
         return None
-    heads = getattr(hf_config, "num_attention_heads", None)
-    if not isinstance(heads, int):
+    heads = layer_values(hf_config, "num_attention_heads")
+    if not heads or len({*heads}) > 1 or len({*head_widths(hf_config)}) > 1:
         return None
-    width = heads * (getattr(hf_config, "head_dim", None) or hf_config.hidden_size // heads)
+    width = heads[0] * head_widths(hf_config)[0]
     products = (counts.total - counts.embedding - counts.head) * tokens + counts.head * labels
     return int((4 if frozen else 6) * products + 12 * hf_config.num_hidden_layers * width * visible)
 

@@ -10,6 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from pretrain.errors import DiptychError
 from pretrain.initialization import has_own_code, meta_model
+from pretrain.model_sizes import layer_values, rope_limit
 from pretrain.network import cap_logits
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -30,15 +31,25 @@ def refuse_config(model_type: str, hf_config: Any, positions: int) -> None:
             f"model.type: {model_type!r} has {', '.join(sorted(kinds - _LAYER_TYPES))} layers, which do not obey an"
             " attention mask: packed texts would leak into each other"
         )
-    window = getattr(hf_config, "sliding_window", None)
+    window = min((window for window in layer_values(hf_config, "sliding_window") if window), default=None)
     if window and window < positions and (not kinds or "sliding_attention" in kinds):
         raise DiptychError(
             f"model.fields.sliding_window: {window} is shorter than the longest example ({positions} positions), and"
             " training does not cut attention to a window. Raise it or set it to null"
         )
-    heads, groups = getattr(hf_config, "num_attention_heads", None), getattr(hf_config, "num_key_value_heads", None)
-    if heads and groups and heads % groups:
-        raise DiptychError(f"model.fields.num_key_value_heads: {groups} does not divide num_attention_heads ({heads})")
+    limit = rope_limit(hf_config)
+    if limit is not None and limit < positions:
+        raise DiptychError(
+            f"model.type: {model_type!r} has longrope embeddings, which change for a whole batch as soon as one text is"
+            f" longer than original_max_position_embeddings ({limit}), and the longest example needs {positions}"
+            " positions. Lower data.max_view_tokens, or choose another rope_type"
+        )
+    heads, groups = (layer_values(hf_config, name) for name in ("num_attention_heads", "num_key_value_heads"))
+    for count, group in zip(heads * len(groups), groups * len(heads), strict=True):
+        if count and group and count % group:
+            raise DiptychError(
+                f"model.fields.num_key_value_heads: {group} does not divide num_attention_heads ({count})"
+            )
 
 
 def refuse_model(model_type: str, twin: Any) -> None:

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 
 from launch.planner.job import Job
 from pretrain.model import training_flops
+from pretrain.model_sizes import head_widths
 
 MATRIX_EFFICIENCY = 0.65
 """Assumed share of the peak that matrix products reach."""
@@ -126,9 +128,7 @@ def _computation(job: Job) -> dict[str, float]:
     positions = job.request.rows * job.config.packing.row_length
     # Flex leaves out blocks that nobody sees; sdpa computes all pairs; eager's are among the matrix products.
     seen = {"flex": job.visible_per_token, "sdpa": job.config.packing.row_length, "eager": 0}[job.request.attention]
-    width = config.num_attention_heads * (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
+    width = config.num_attention_heads * fmean(head_widths(config))
     recomputed = 4 / 3 if job.config.model.activation_checkpointing else 1
     pairs = 12 * config.num_hidden_layers * width * positions * seen * recomputed
     once = {
