@@ -120,7 +120,7 @@ def packed(
 
     def losses(network: BranchNetwork) -> Any:
         for batch in batches:
-            lm_sum, states = network(batch)
+            lm_sum, states, _ = network(batch)
             yield objective(states, lm_sum, batch, step).loss
 
     return losses, int(plan.num_tokens.sum())

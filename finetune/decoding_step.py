@@ -60,6 +60,8 @@ class DecodingStep:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int) -> None:
         self.model, self.pad = model, pad
         self.parameters = inspect.signature(model.forward).parameters
+        # Of a load-balancing loss, which transformers cannot compute from the mask of cached tokens.
+        self.arguments = {"output_router_logits": False} if "output_router_logits" in self.parameters else {}
         if model not in _findings:
             _findings[model] = self._find_cache(max(prompts, key=len))
         self.cache_name = _findings[model].name
@@ -89,7 +91,7 @@ class DecodingStep:
     def _cached(
         self, name: str, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, keep: int
     ) -> tuple[Tensor, Any]:
-        arguments: dict[str, Any] = {"attention_mask": mask, "use_cache": True, name: cache}
+        arguments: dict[str, Any] = {"attention_mask": mask, "use_cache": True, name: cache, **self.arguments}
         if "position_ids" in self.parameters:
             arguments["position_ids"] = positions
         if "logits_to_keep" in self.parameters:  # else a long prompt's logits are the largest tensor by far
@@ -108,7 +110,7 @@ class DecodingStep:
         lengths = torch.tensor([len(row) for row in rows], device=ids.device)
         padded = pad_sequence(rows, batch_first=True, padding_value=self.pad)
         seen = (torch.arange(padded.shape[1], device=ids.device) < lengths[:, None]).to(mask.dtype)
-        logits = self.model(input_ids=padded, attention_mask=seen, use_cache=False).logits
+        logits = self.model(input_ids=padded, attention_mask=seen, use_cache=False, **self.arguments).logits
         wanted = lengths[:, None] - keep + torch.arange(keep, device=ids.device)
         found = logits.gather(1, wanted[..., None].expand(-1, -1, logits.shape[-1]))
         return _finite(found).flatten(0, 1), _Texts(rows)

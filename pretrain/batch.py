@@ -32,6 +32,7 @@ class Batch:
         pair_capacity: Most pairs on any rank.
         num_tokens: Positions that are not padding.
         num_visible: Pairs (token, token it sees), padding left out: what attention costs.
+        lengths: Positions of each row that are not padding, shape [rows].
     """
 
     ids: Tensor
@@ -48,6 +49,7 @@ class Batch:
     pair_capacity: int
     num_tokens: int
     num_visible: int
+    lengths: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
@@ -146,6 +148,7 @@ def collate(
         pair_capacity=len(source) if pair_capacity is None else pair_capacity,
         num_tokens=num_tokens,
         num_visible=num_visible,
+        lengths=torch.tensor([len(tree.ids) for tree, _ in rows], dtype=torch.int64),
     )
 
 

@@ -1,6 +1,5 @@
 """``--dry-run``: what a run would be, before it costs anything. Writes nothing."""
 
-import copy
 import os
 import tempfile
 import textwrap
@@ -11,6 +10,7 @@ from typing import Any, TypeAlias
 import psutil
 import torch
 
+from pretrain.balance_loss import balance_weight
 from pretrain.batch import BatchBuilder
 from pretrain.branches import Branches
 from pretrain.config import Config
@@ -26,6 +26,8 @@ from pretrain.introduction import data_notes
 from pretrain.learning_rate import warmup_notes
 from pretrain.lora import special_rows
 from pretrain.model import ParameterCounts, choose_attention, count_parameters, training_flops
+from pretrain.model_sizes import small_config
+from pretrain.model_trial import try_model
 from pretrain.objectives.mixed import MixedObjective, make_branches
 from pretrain.plan import make_schedule, mixture_lines
 from pretrain.prepare import prepare
@@ -52,6 +54,7 @@ def dry_run(
         look: Checks what a stage needs besides, given the Hugging Face config of the model; yields lines on it.
     """
     ranks.on_main(lambda: check_run_folder(config))
+    ranks.on_main(lambda: try_model(config.model))
     with tempfile.TemporaryDirectory(prefix="diptych-dry-run-") as scratch:
         folder = ranks.gather(scratch)[0]
         # The corpus is needed for the exact number of rows; a prepared one is used, else one is made to be thrown away.
@@ -79,9 +82,9 @@ def _report_and_step(
         config.packing, config.objective, eos=tokenizer.eos, bos=tokenizer.bos, predictors=tokenizer.predictors
     )
     branches = frame(plain, tokenizer)
-    objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
-    schedule = make_schedule(config, corpus, branches, objective, ranks)
     hf_config = model_config(config, tokenizer, longest_position(config, corpus, branches))
+    objective = MixedObjective(config.objective, ranks.rank, ranks.world_size, balance_weight=balance_weight(hf_config))
+    schedule = make_schedule(config, corpus, branches, objective, ranks)
     lora_rows = special_rows(tokenizer, branches.eos) if config.model.lora.rank else ()
     counts = count_parameters(hf_config, config.model.lora, lora_rows)
     dtype = compute_dtype(config, ranks.device)
@@ -141,7 +144,7 @@ def _report_and_step(
     if needed <= free:
         name, rows_here = "mock step", schedule.micro_batch_rows
     else:
-        hf_config, rows_here = _shrunken(hf_config), 1
+        hf_config, rows_here = small_config(hf_config, vocab_size=hf_config.vocab_size, positions=None), 1
         model = model.model_copy(update={"path": None})  # whose weights fit no shrunken model
         name = f"mock step of a shrunken model ({_size(needed)} do not fit the {_size(free)} free here)"
     # One micro-batch on each rank: accumulation would only repeat it.
@@ -225,23 +228,12 @@ def _mock_step(
     engine = build_engine(config, hf_config, schedule, ranks, lora_rows).engine
     step = schedule.step(0)
     batch = builder.build(step.micro_batches[0]).to(ranks.device)
-    lm_sum, states = engine(batch)
-    terms = objective(states, lm_sum, batch, step)
+    lm_sum, states, balance = engine(batch)
+    terms = objective(states, lm_sum, batch, step, balance)
     engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
     norm = step_engine(engine)
     assert norm is not None
     return ranks.sum(terms.loss.detach().double().reshape(1))[0], norm
-
-
-def _shrunken(hf_config: Any) -> Any:
-    """The same kind of model with two thin layers."""
-    twin = copy.deepcopy(hf_config)
-    twin.num_hidden_layers = 2
-    twin.hidden_size = 16 * twin.num_attention_heads
-    for name, value in {"head_dim": 16, "intermediate_size": 2 * twin.hidden_size}.items():
-        if getattr(twin, name, None) is not None:
-            setattr(twin, name, value)
-    return twin
 
 
 def _free_memory(ranks: Ranks) -> int:

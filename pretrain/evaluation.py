@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.balance_loss import balance_weight
 from pretrain.batch import BatchBuilder
 from pretrain.branches import Branches, IntArray
 from pretrain.config import Config
@@ -100,7 +101,7 @@ class Evaluator:
             for micro_batch in step.micro_batches:
                 leave_if_asked(self.ranks)
                 batch = self.builder.build(micro_batch).to(self.ranks.device)
-                lm_part, states = engine(batch)
+                lm_part, states, _ = engine(batch)
                 lm_sum += float(lm_part)
                 num_pairs += len(batch.groups)
                 pair_sum += float(self.objective.distances(states, batch).sum()) if batch.pair_capacity else 0.0
@@ -147,6 +148,8 @@ class Evaluator:
                     eos_token_id=self.tokenizer.eos,
                     pad_token_id=self.tokenizer.pad,
                     stopping_criteria=[_asked_to_stop],
+                    # transformers cannot compute a load-balancing loss from the mask of cached tokens.
+                    **({"output_router_logits": False} if balance_weight(lm.config) else {}),
                 )
                 leave_if_asked(self.ranks)
                 texts.append((self.tokenizer.decode(prompt), self.tokenizer.decode(output[0, len(prompt) :].tolist())))

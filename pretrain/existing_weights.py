@@ -7,10 +7,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.canary import base_canary
-from pretrain.conformance import layout_problem
 from pretrain.errors import DiptychError
 from pretrain.fixed_state import persistent_buffers, whole
 from pretrain.initialization import has_own_code, module_seed
+from pretrain.layout_check import layout_problem
 
 
 def load_existing(model: Any, path: str, *, trust_remote_code: bool = False) -> dict[str, Tensor]:

@@ -26,8 +26,8 @@ def persistent_buffers(lm: nn.Module) -> dict[str, Tensor]:
 def fixed_state(lm: Any) -> dict[str, Tensor]:
     """Persistent buffers, and parameters that the model type itself freezes, by name."""
     fixed = persistent_buffers(lm)
-    if isinstance(lm.get_input_embeddings(), EmbeddingWithRows):  # LoRA: what it freezes is found again at model.path
-        return fixed
+    if any(isinstance(module, EmbeddingWithRows) for module in lm.modules()):
+        return fixed  # what LoRA freezes is found again at model.path
     return fixed | {name: parameter for name, parameter in lm.named_parameters() if not parameter.requires_grad}
 
 

@@ -148,6 +148,11 @@ def add_lora(lm: Any, config: LoraConfig, *, ids: Sequence[int], seed: int) -> A
             message = " ".join(str(error).split())[:200]
             raise DiptychError(f"model.lora.targets: {config.targets}: {message}") from error
     _check_targets(lm, config, tuner.targeted_module_names)
+    if hasattr(embedding.weight, "ds_id") and any(type(module).__name__ == "ParamWrapper" for module in lm.modules()):
+        raise DiptychError(
+            "model.lora: updates of a mixture's experts and routers do not work under ZeRO-3 (peft). Set "
+            "deepspeed.zero_stage to 2 or less, or name linear layers such as q_proj in model.lora.targets"
+        )
     with torch.device(embedding.weight.device):
         rows = _Rows(ids, shape[0], shape[1])
         lm.set_input_embeddings(EmbeddingWithRows(embedding, rows))

@@ -279,7 +279,7 @@ def choose_attention(config: ModelConfig, hf_config: Any, device_type: str) -> L
     if config.attention != "auto":
         return config.attention
     twin = meta_model(hf_config)
-    if has_own_code(hf_config):  # which is checked with this kernel (conformance.layout_problem)
+    if has_own_code(hf_config):  # which is checked with this kernel (layout_check.layout_problem)
         return plain_attention(twin)
     # FlexAttention's kernels take heads of 16 and wider and know no dropout (torch 2.13, transformers 5.23).
     fits = min(head_widths(hf_config)) >= 16 and not getattr(hf_config, "attention_dropout", 0)

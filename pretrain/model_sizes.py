@@ -99,13 +99,14 @@ _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_la
 _CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 
 
-def small_config(hf_config: Any, *, vocab_size: int, positions: int) -> Any:
+def small_config(hf_config: Any, *, vocab_size: int, positions: int | None) -> Any:
     """The config of a model of the same kind in small: a few thin layers, few experts, a short context.
 
     Args:
         hf_config: A text model's; it is not changed.
         vocab_size: Of the small model.
-        positions: Its context. Rotary embeddings that differ beyond some position do so beyond half of it.
+        positions: Its context; rotary embeddings that change beyond some position do so beyond half of it. None: all
+            contexts stay as they are.
     """
     fields = hf_config.to_dict()
     depth = hf_config.num_hidden_layers
@@ -117,15 +118,14 @@ def small_config(hf_config: Any, *, vocab_size: int, positions: int) -> Any:
         if isinstance(value, list) and len(value) == depth:
             result[name] = value[:layers]
     result |= {name: layers for name in _DEPTHS if result.get(name) == depth}
-    result |= {name: positions for name in _CONTEXTS if isinstance(result.get(name), int)}
     if special := result.pop("per_layer_config", None):
         result["per_layer_config"] = {
             key: _shrunken(own, heads, width) for key, own in special.items() if int(key) < layers
         }
     if rope := result.get("rope_parameters"):
-        result["rope_parameters"] = _short_rope(rope, width, positions // 2)
-    if "original_max_position_embeddings" in result:
-        result["original_max_position_embeddings"] = positions // 2
+        result["rope_parameters"] = _thin_rope(rope, width)
+    if positions is not None:
+        result = _in_context(result, positions)
     result |= {"vocab_size": vocab_size, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     if "vocab_size_per_layer_input" in result:
         result["vocab_size_per_layer_input"] = vocab_size
@@ -141,8 +141,9 @@ def _layers(fields: dict[str, Any], depth: int) -> int:
 
 
 def _shrunken(fields: dict[str, Any], heads: int, width: int) -> dict[str, Any]:
-    result = dict(fields)
+    result, few = dict(fields), min(heads, 4)
     for largest, names in _LARGEST.items():
+        largest = 16 * few if largest == 64 else largest  # a whole number for each head
         for name in names:
             value = fields.get(name)
             if isinstance(value, int) and not isinstance(value, bool) and value > largest:
@@ -151,18 +152,29 @@ def _shrunken(fields: dict[str, Any], heads: int, width: int) -> dict[str, Any]:
     for name in _KV_HEADS:
         value = fields.get(name)
         if isinstance(value, int) and value > 1:
-            result[name] = 4 if value == heads else 2
+            result[name] = few if value == heads or few % 2 else few // 2
     return result
 
 
-def _short_rope(rope: dict[str, Any], width: int, original: int) -> dict[str, Any]:
-    """Parameters of rotary embeddings, of one kind of layer or of several, for the small model."""
+def _thin_rope(rope: dict[str, Any], width: int) -> dict[str, Any]:
+    """Parameters of rotary embeddings, of one kind of layer or of several, for thinner heads."""
     result: dict[str, Any] = {}
     for name, value in rope.items():
         if isinstance(value, dict):
-            result[name] = _short_rope(value, width, original)
+            result[name] = _thin_rope(value, width)
         elif name in ("short_factor", "long_factor") and isinstance(value, list):
-            result[name] = value[: max(1, len(value) * 16 // width)]
+            result[name] = value[: max(1, len(value) * min(width, 16) // width)]
         else:
-            result[name] = original if name == "original_max_position_embeddings" else value
+            result[name] = value
+    return result
+
+
+def _in_context(fields: dict[str, Any], positions: int) -> dict[str, Any]:
+    """Fields of a config, and of what is nested in it, with another context."""
+    result = {
+        name: _in_context(value, positions) if isinstance(value, dict) else value for name, value in fields.items()
+    }
+    result |= {name: positions for name in _CONTEXTS if isinstance(result.get(name), int)}
+    if "original_max_position_embeddings" in result:
+        result["original_max_position_embeddings"] = positions // 2
     return result

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from pretrain.balance_loss import balance_sum, balance_weight
 from pretrain.batch import Batch
 from pretrain.branches import IGNORE
 from pretrain.errors import DiptychError
@@ -50,13 +51,14 @@ class BranchNetwork(nn.Module):
         super().__init__()
         self.lm = lm
         self.loss_chunk_tokens = loss_chunk_tokens
+        self.balanced = balance_weight(lm.config) > 0
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """One forward pass over a batch.
 
         Returns:
-            The summed next-token loss in nats, a float32 scalar, and the last hidden states,
-            shape [rows * length, width].
+            The summed next-token loss in nats, a float32 scalar; the last hidden states, shape
+            [rows * length, width]; and the load-balancing loss summed over tokens, 0 if the model has none.
         """
         kernel = self.lm.config._attn_implementation
         mask = (block_mask if kernel == "flex_attention" else dense_mask)(batch.segments, batch.parents)
@@ -68,7 +70,11 @@ class BranchNetwork(nn.Module):
             input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False
         )
         states = output.last_hidden_state.flatten(0, 1)
-        return self._next_token_loss(states[batch.label_index], batch.labels, batch.label_capacity), states
+        lm_sum = self._next_token_loss(states[batch.label_index], batch.labels, batch.label_capacity)
+        balance = lm_sum.new_zeros(())
+        if self.balanced and output.router_logits:  # none where the config has no routed layer
+            balance = balance_sum(output.router_logits, self.lm.num_experts_per_tok, batch.lengths)
+        return lm_sum, states, balance
 
     def _next_token_loss(self, states: Tensor, labels: Tensor, capacity: int) -> Tensor:
         """Sum of cross-entropies; the head runs in chunks so that logits never take more than a chunk.

@@ -18,6 +18,7 @@ class Totals:
         loss: What was differentiated, of all steps together.
         lm_sum: Next-token losses, nats.
         pair_sum: Distances.
+        balance_sum: Load-balancing losses of tokens.
         pairs: Pairs with branches.
         labels: Label tokens.
         tokens: Positions that are not padding.
@@ -31,6 +32,7 @@ class Totals:
     loss: float = 0
     lm_sum: float = 0
     pair_sum: float = 0
+    balance_sum: float = 0
     pairs: float = 0
     labels: float = 0
     tokens: float = 0
@@ -51,7 +53,7 @@ def sum_over_ranks(terms: LossTerms, batch: Batch, ranks: Ranks, *, asked: bool,
 
     One reduction and one transfer to the host, whatever the number of figures.
     """
-    losses = torch.stack([terms.loss.detach(), terms.lm_sum, terms.pair_sum]).double()
+    losses = torch.stack([terms.loss.detach(), terms.lm_sum, terms.pair_sum, terms.balance_sum]).double()
     finite = losses.isfinite().all().reshape(1)
     counts = (terms.num_pairs, len(batch.labels), batch.num_tokens, batch.ids.numel(), batch.num_visible, asked, saved)
     local = [(~finite).double(), losses.where(finite, 0.0), torch.tensor(counts, device=losses.device).double()]

@@ -100,6 +100,7 @@ class Step:
         micro_batches: This rank's share.
         epoch: Epochs consumed when the step is done.
         cursor: A shortcut to the step after this one.
+        num_tokens: Tokens of the step over all ranks: what a load-balancing loss is divided by.
     """
 
     index: int
@@ -108,6 +109,7 @@ class Step:
     micro_batches: tuple[MicroBatch, ...]
     epoch: float = 0.0
     cursor: Cursor = Cursor()
+    num_tokens: int = 0
 
 
 class Schedule:
@@ -197,7 +199,7 @@ class Schedule:
     def step(self, index: int) -> Step:
         """The rows of one step and this rank's share of them."""
         places = self.accumulation * self.world_size * self.micro_batch_rows
-        labels, pairs, branched = np.zeros((3, places), dtype=np.int64)
+        labels, pairs, branched, tokens = np.zeros((4, places), dtype=np.int64)
         own: list[Row | None] = []
         window, number = self._locate(index * self.rows_per_step)
         place = 0
@@ -208,6 +210,7 @@ class Schedule:
             labels[chosen] = plan.num_labels[found]
             pairs[chosen] = np.diff(plan.offsets)[found]
             branched[chosen] = plan.num_branched[found]
+            tokens[chosen] = plan.num_tokens[found]
             own += [
                 self._row(window, number + inside, place + inside)
                 for inside in range((self.rank - place) % self.world_size, count, self.world_size)
@@ -230,6 +233,7 @@ class Schedule:
             ),
             self.epoch_of(index + 1),
             Cursor(self._first_row(following), following),
+            int(tokens.sum()),
         )
 
     def _row(self, window: int, index: int, place: int) -> Row:

@@ -18,6 +18,8 @@ def step_metrics(run: "Run", step: Step, learning_rate: float) -> dict[str, floa
     if run.objective.needs_branches:
         metrics["train/pair_loss"] = totals.pair_sum / max(1.0, totals.pairs)
         metrics["train/lambda"] = run.objective.weight(step.index)
+    if run.objective.balance_weight:
+        metrics["train/balance_loss"] = totals.balance_sum / max(1.0, totals.tokens)
     metrics |= {
         "train/lr": learning_rate,
         "train/grad_norm": run.grad_norm,

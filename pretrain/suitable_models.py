@@ -5,15 +5,26 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import CONFIG_MAPPING
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from pretrain.balance_loss import balance_weight, has_balance_weight
+from pretrain.batch import collate
+from pretrain.branches import IGNORE, Tree
 from pretrain.errors import DiptychError
-from pretrain.initialization import has_own_code, meta_model
-from pretrain.model_sizes import layer_values, rope_limit
-from pretrain.network import cap_logits
+from pretrain.initialization import causal_lm, has_own_code, initialize, meta_model
+from pretrain.layout_check import layout_problem, packed_row
+from pretrain.model_sizes import layer_values, rope_limit, small_config
+from pretrain.network import BranchNetwork, cap_logits
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_DRAWS_LAYERS = {"layerdrop", "decoder_layerdrop", "layer_drop", "drop_path_rate", "stochastic_depth_rate"}
+
+_VOCABULARY = 128
+_CONTEXT = 32
+"""Positions of a model in small: more than a text of its trial takes, fewer than the row of texts has."""
+_LOSS_TOLERANCE = 1e-4
 
 
 def refuse_config(model_type: str, hf_config: Any, positions: int) -> None:
@@ -22,9 +33,15 @@ def refuse_config(model_type: str, hf_config: Any, positions: int) -> None:
         raise DiptychError(f"model.type: {model_type!r} is an encoder-decoder; choose a decoder such as 'llama'")
     if hf_config.sub_configs:
         text_type = f"{model_type}_text"
-        hint = f"{text_type!r}" if text_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "a text model"
+        hint = f"{text_type!r}" if _is_suitable(text_type) else "a text model"
         parts = ", ".join(hf_config.sub_configs)
         raise DiptychError(f"model.type: {model_type!r} is made of several models ({parts}); choose {hint}")
+    for name, value in hf_config.to_dict().items():
+        if value and name in _DRAWS_LAYERS:
+            raise DiptychError(
+                f"model.fields.{name}: {value} leaves out layers at random, on each rank others, but ranks compute each"
+                " layer together. Set it to 0"
+            )
     kinds = set(getattr(hf_config, "layer_types", None) or ())
     if kinds - _LAYER_TYPES:
         raise DiptychError(
@@ -117,6 +134,77 @@ def check_plain_head(model: Any) -> None:
             f"model.type: {hf_config.model_type!r} cannot be trained here: its logits must be head(base(input)), but"
             f" {problem}. Choose another type, or switch it off in model.fields (such as logits_scaling: 1.0)"
         )
+
+
+def try_small(hf_config: Any, *, loaded: bool = False) -> None:
+    """Refuses a model if a small one of its kind fails.
+
+    It must compute for texts that share a row what it computes for each alone; its own loss of a text must be the loss
+    that training takes; and a step's backward pass must go through.
+
+    Args:
+        hf_config: Of a model of transformers, of any size.
+        loaded: All its values will be loaded, so transformers need not have a first one for each.
+
+    Raises:
+        DiptychError: Says what it does otherwise.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            small = small_config(hf_config, vocab_size=_VOCABULARY, positions=_CONTEXT)
+            if getattr(small, "initializer_range", None):
+                small.initializer_range = 0.1  # far from uniform, so that a token that is seen leaves a trace
+            lm = causal_lm(small, dtype=torch.float32)
+        except Exception:  # sizes that fit only as they are: such a model is tried by its first step
+            return
+        if not loaded:
+            initialize(lm, seed=0)
+        try:
+            problem = layout_problem(lm.eval()) or _loss_problem(lm)
+        except Exception as error:  # transformers' models fail in all ways
+            message = " ".join(str(error).split())[:200]
+            problem = f"its forward pass fails where a row holds several texts ({type(error).__name__}: {message})"
+    if problem:
+        raise DiptychError(
+            f"model.type: {hf_config.model_type!r} cannot be trained here: {problem}. Choose another type, or other"
+            " fields"
+        )
+
+
+def _loss_problem(lm: Any) -> str | None:
+    """How the model's own loss differs from the one that training takes, of a text and for the backward pass."""
+    if getattr(lm.config, "output_router_logits", False) and not has_balance_weight(lm.config):
+        return "output_router_logits asks for a load-balancing loss, which this type has not"
+    network, weight = BranchNetwork(lm), balance_weight(lm.config)
+    ids, text = list(range(3, 15)), Tree()
+    text.add(ids, [*ids[1:], IGNORE], None, 0)
+    with torch.no_grad():
+        own = float(lm(input_ids=torch.tensor([ids]), labels=torch.tensor([ids]), use_cache=False).loss)
+        lm_sum, _, balance = network(collate([(text, [])], [], len(ids), pad=0))
+    ours = float(lm_sum) / (len(ids) - 1) + weight * float(balance) / len(ids)
+    if abs(own - ours) > _LOSS_TOLERANCE * max(1.0, abs(own)):
+        return f"its own loss of a text has a term that training does not know ({own:.4f}, not {ours:.4f})"
+    batch, _ = packed_row(_VOCABULARY)
+    lm_sum, states, balance = network.train()(batch)
+    (lm_sum + states.float().square().sum() + weight * balance).backward()
+    return None
+
+
+def _is_suitable(model_type: str) -> bool:
+    """Whether a model of that type, with the type's own fields, can be trained here."""
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type not in CONFIG_MAPPING:
+        return False
+    try:
+        hf_config = CONFIG_MAPPING[model_type]()
+        refuse_config(model_type, hf_config, 1)
+        twin = meta_model(hf_config)
+        refuse_model(model_type, twin)
+        check_plain_head(twin)
+        try_small(hf_config)
+    except Exception:  # of ours, or whatever transformers has against its own fields
+        return False
+    return True
 
 
 class _BaseOutput(BaseModelOutputWithPast):  # type: ignore[misc]

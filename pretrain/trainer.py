@@ -14,6 +14,7 @@ import torch
 
 from pretrain.bad_step_policy import act_on_bad_step
 from pretrain.bad_steps import BadSteps
+from pretrain.balance_loss import balance_weight
 from pretrain.batch import Batch, BatchBuilder
 from pretrain.branches import Branches
 from pretrain.canary import canary, check_canary
@@ -30,6 +31,7 @@ from pretrain.introduction import introduction
 from pretrain.ledger import open_ledger
 from pretrain.lora import special_rows
 from pretrain.model import count_parameters
+from pretrain.model_trial import try_model
 from pretrain.monitor import Monitor
 from pretrain.objectives.mixed import MixedObjective, make_branches
 from pretrain.plan import make_schedule
@@ -67,6 +69,7 @@ def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Ru
         The Hugging Face folder of the trained model.
     """
     ranks.on_main(lambda: check_run_folder(config))  # another node would remember for a while that it is not there
+    ranks.on_main(lambda: try_model(config.model))  # before any work
     folder = ranks.on_main(lambda: prepare(config))
     corpus = ranks.agree(lambda: read_corpus(folder))
     if ranks.on_main(lambda: config.run.folder.exists()):  # early where it can be; a mistake leaves no folder behind
@@ -107,14 +110,16 @@ class Run:
         self.config, self.corpus, self.ranks = config, corpus, ranks
         self.tokenizer = load(str(corpus.folder / "tokenizer"), config.tokenizer)
         self.branches = self.make_branches()
-        self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
+        hf_config = model_config(config, self.tokenizer, longest_position(config, corpus, self.branches))
+        self.objective = MixedObjective(
+            config.objective, ranks.rank, ranks.world_size, balance_weight=balance_weight(hf_config)
+        )
         self.schedule = make_schedule(config, corpus, self.branches, self.objective, ranks)
         train = config.train
         self.num_steps = train.steps or self.schedule.num_steps(train.epochs or 1.0)
         self.rows_per_epoch, self.rows_counted = self.schedule.rows_per_epoch()
         self.cursor = Cursor()
         self.builder = BatchBuilder(corpus.train, self.branches, config.packing.row_length, self.tokenizer.pad)
-        hf_config = model_config(config, self.tokenizer, longest_position(config, corpus, self.branches))
         self.lora_rows = special_rows(self.tokenizer, self.branches.eos) if config.model.lora.rank else ()
         self.built = build_engine(config, hf_config, self.schedule, ranks, self.lora_rows)
         self.engine = self.built.engine
@@ -208,8 +213,8 @@ class Run:
         totals, own = Totals(), torch.zeros(2, dtype=torch.float64, device=ranks.device)
         for number, cpu_batch in enumerate(batches, start=1):
             batch = cpu_batch.to(ranks.device)
-            lm_sum, states = engine(batch)
-            terms = self.objective(states, lm_sum, batch, step)
+            lm_sum, states, balance = engine(batch)
+            terms = self.objective(states, lm_sum, batch, step, balance)
             saved = number == len(batches) and self.checkpoints.written
             totals += sum_over_ranks(terms, batch, ranks, asked=preemption.received is not None, saved=saved)
             own += torch.stack([terms.lm_sum, terms.pair_sum])

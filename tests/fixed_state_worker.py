@@ -12,13 +12,13 @@ from pretrain.trainer import pretrain
 
 
 def main(argv: Sequence[str]) -> int:
-    root = Path(argv[0])
+    root, stage = Path(argv[0]), argv[1]
     ranks = start_ranks(5)
-    for name in argv[1:]:
+    for name in argv[2:]:
         kind, _, lora = name.partition("+")
         run = root / "runs" / name
         settings = [f"run.folder={run}", f"model.path={root / kind}", f"tokenizer.path={root / kind}"]
-        settings += ["deepspeed.zero_stage=3", *(["model.lora.rank=2"] if lora else [])]
+        settings += [f"deepspeed.zero_stage={stage}", *(["model.lora.rank=2"] if lora else [])]
         config = load_config(root / "run.yaml", settings, Config)
         pretrain(config, ranks)
         ranks.on_main(lambda run=run: str(shutil.move(run / "export", run / "first")))  # type: ignore[misc]

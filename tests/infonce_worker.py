@@ -37,7 +37,7 @@ def objective_gradients(
     places = torch.arange(2 * count).reshape(2, count, 1) + torch.tensor([0, 1])
     none = torch.zeros(0, dtype=torch.int64)
     numbers = torch.tensor(groups, dtype=torch.int64)
-    batch = Batch(none, none, none, none, none, none, places[0], *places, numbers, 0, capacity, 0, 0)
+    batch = Batch(none, none, none, none, none, none, places[0], *places, numbers, 0, capacity, 0, 0, none)
     config = ObjectiveConfig(distance="infonce", group_rows=2, stop_gradient=stop_gradient, temperature=0.3)
     values = MixedObjective(config, rank, world_size).distances(states, batch)
     (values.sum() + 0 * states.sum()).backward()

@@ -79,7 +79,7 @@ def measure(case: str, ranks: Ranks) -> dict[str, Any]:
                 gc.collect()
                 watch.peak = watch.living
                 if name == "pass":
-                    loss, states = engine(batch)
+                    loss, states, _ = engine(batch)
                     engine.backward((loss + states[:1].float().sum()) / 1000, scale_wrt_gas=False)
                     del loss, states
                 else:

@@ -101,7 +101,7 @@ def test_a_base_is_opened_as_transformers_opens_it(name: str, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bases with random biases and runs from them, on two ranks under ZeRO-3."""
+    """Bases with random biases and runs from them, on two ranks under ZeRO-3 and on one under ZeRO-1."""
     root = tmp_path_factory.mktemp("fixed")
     torch.set_num_threads(1)
     tokenizer = train([f"number {number} is here" for number in range(60)], TokenizerConfig(vocab_size=320))
@@ -124,7 +124,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (root / "run.yaml").write_text(yaml.safe_dump(tree))
     worker = Path(__file__).with_name("fixed_state_worker.py")
-    run_ranks(worker, 2, root, "glm4_moe", "afmoe", "glm4_moe+lora", timeout=300)
+    run_ranks(worker, 2, root, "3", "glm4_moe", "afmoe", timeout=300)
+    run_ranks(worker, 1, root, "1", "glm4_moe+lora", timeout=300)
+    refused = run_ranks(worker, 2, root, "3", "afmoe+lora", timeout=300, check=False)
+    (root / "refused.txt").write_text(refused[0].output)
     return root
 
 
@@ -141,3 +144,8 @@ def test_a_run_keeps_what_it_does_not_train(runs: Path, name: str, tmp_path: Pat
         assert float((found - expected).norm() / expected.norm()) < 1e-6, folder
         kept, wanted = fixed_state(lm), fixed_state(base)
         assert kept.keys() == wanted.keys() and all(torch.equal(kept[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.ranks
+def test_experts_take_no_lora_under_zero3(runs: Path) -> None:
+    assert "error: model.lora: updates of a mixture's experts and routers" in (runs / "refused.txt").read_text()

@@ -121,7 +121,7 @@ def test_one_pass_over_rows_equals_separate_passes(
     rows = [draw_pairs(2, seed=5), draw_pairs(1, seed=6), draw_pairs(2, seed=7)]
     batch = batch_of(branches, rows, ROW)
     with torch.no_grad():
-        lm_sum, states = BranchNetwork(lm)(batch)
+        lm_sum, states, _ = BranchNetwork(lm)(batch)
         expected = [separate(lm, branches, pair) for row in rows for pair in row]
     assert float(lm_sum) == pytest.approx(sum(float(loss) for loss, _ in expected), rel=2e-6)
     for number, (_, embeddings) in enumerate(expected):
@@ -135,7 +135,7 @@ def test_gradients_equal_those_of_separate_passes() -> None:
     branches = Branches("conditional", eos=EOS, bos=BOS, predictors=PREDICTORS[:2])
     pairs = draw_pairs(3, seed=8)
     batch = batch_of(branches, [pairs], ROW)
-    lm_sum, states = BranchNetwork(lm)(batch)
+    lm_sum, states, _ = BranchNetwork(lm)(batch)
     (lm_sum + MixedObjective(ObjectiveConfig()).distances(states, batch).sum()).backward()
     found = {name: parameter.grad.clone() for name, parameter in lm.named_parameters()}
     lm.zero_grad()
@@ -173,7 +173,7 @@ def test_loss_of_one_example_has_no_gradient_in_the_tokens_of_another(layout: An
     branches = Branches(layout, eos=EOS, bos=None, predictors=PREDICTORS[:1])
     pairs = [(View([5, 6, 7]), View([8, 9])), (View([15, 16]), View([17, 18, 19]))]
     batch = batch_of(branches, [pairs], ROW)
-    _, states = BranchNetwork(lm)(batch)
+    _, states, _ = BranchNetwork(lm)(batch)
     own = len(branches.lay_out(*pairs[0], branched=True)[0].ids)
     states[:own].square().sum().backward()
     gradient = lm.base_model.embed_tokens.weight.grad
@@ -183,7 +183,7 @@ def test_loss_of_one_example_has_no_gradient_in_the_tokens_of_another(layout: An
 
 def test_rows_of_nothing_but_padding_give_zero_loss_and_finite_gradients() -> None:
     lm = tiny_llama()
-    lm_sum, states = BranchNetwork(lm)(collate([(Tree(), []), (Tree(), [])], [], 16, 0))
+    lm_sum, states, _ = BranchNetwork(lm)(collate([(Tree(), []), (Tree(), [])], [], 16, 0))
     assert lm_sum.item() == 0 and torch.isfinite(states).all()
     (lm_sum + 0 * states.sum()).backward()
     for name, parameter in lm.named_parameters():
@@ -195,8 +195,8 @@ def test_an_empty_row_beside_a_full_one_changes_nothing() -> None:
     lm = tiny_llama()
     branches = Branches("independent", eos=EOS, bos=BOS, predictors=PREDICTORS[:1])
     with torch.no_grad():
-        alone, _ = BranchNetwork(lm)(batch_of(branches, [draw_pairs(3)], ROW))
-        beside, _ = BranchNetwork(lm)(batch_of(branches, [[], draw_pairs(3), []], ROW))
+        alone, *_ = BranchNetwork(lm)(batch_of(branches, [draw_pairs(3)], ROW))
+        beside, *_ = BranchNetwork(lm)(batch_of(branches, [[], draw_pairs(3), []], ROW))
     assert float(beside) == pytest.approx(float(alone), rel=1e-6)
 
 
@@ -204,12 +204,12 @@ def test_an_empty_row_beside_a_full_one_changes_nothing() -> None:
 def test_loss_in_chunks_is_the_loss_in_one_piece(chunk: int, capacity: int | None) -> None:
     lm = tiny_llama()
     batch = batch_of(Branches("independent", eos=EOS, bos=BOS), [draw_pairs(4)], ROW)
-    whole, _ = BranchNetwork(lm)(batch)
+    whole, *_ = BranchNetwork(lm)(batch)
     whole.backward()
     expected = lm.lm_head.weight.grad.clone()
     lm.zero_grad()
     wider = Batch(**{**vars(batch), "label_capacity": capacity or batch.label_capacity})
-    parts, _ = BranchNetwork(lm, loss_chunk_tokens=chunk)(wider)
+    parts, *_ = BranchNetwork(lm, loss_chunk_tokens=chunk)(wider)
     parts.backward()
     assert float(parts) == pytest.approx(float(whole), rel=1e-6)
     torch.testing.assert_close(lm.lm_head.weight.grad, expected, atol=1e-5, rtol=1e-5)

@@ -167,7 +167,7 @@ def spans_batch(prediction: list[list[int]], target: list[list[int]]) -> Batch:
     none = torch.zeros(0, dtype=torch.int64)
     spans = torch.tensor(prediction), torch.tensor(target)
     groups = torch.zeros(len(prediction), dtype=torch.int64)
-    return Batch(one, one, one, one, none, none, spans[0], *spans, groups, 0, len(prediction), 1, 1)
+    return Batch(one, one, one, one, none, none, spans[0], *spans, groups, 0, len(prediction), 1, 1, one)
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
@@ -255,7 +255,7 @@ def step_gradients(
         step = schedule.step(0)
         for part in step.micro_batches:
             batch = builder.build(part)
-            lm_sum, states = network(batch)
+            lm_sum, states, _ = network(batch)
             terms = MixedObjective(config)(states, lm_sum, batch, step)
             terms.loss.backward()
             loss += float(terms.loss.detach())

@@ -134,6 +134,7 @@ def empty_batch(request: Request, device: str = "meta") -> Batch:
         pair_capacity=0,
         num_tokens=request.rows * request.row_length,
         num_visible=0,
+        lengths=torch.full((request.rows,), request.row_length, device=device),
     )
 
 
@@ -179,8 +180,8 @@ def watch_step(network: BranchNetwork, batch: Batch) -> Trace:
             hooks.append(hook)
     try:
         with watch:
-            loss, states = network(batch)
-            (loss + states[:1].float().sum()).backward()
+            loss, states, balance = network(batch)
+            (loss + states[:1].float().sum() + balance).backward()
         for name in ("block", "embedding"):
             if name not in marks:  # LoRA: no gradient reaches the embedding
                 mark(name)

@@ -19,28 +19,34 @@ class LossTerms:
     """Sums over one micro-batch of one rank.
 
     Attributes:
-        loss: What is differentiated: both terms weighted and divided by the counts of the whole step; a scalar.
+        loss: What is differentiated: all terms weighted and divided by the counts of the whole step; a scalar.
         lm_sum: Unweighted sum of the next-token losses, nats.
         pair_sum: Unweighted sum of the distances.
         num_pairs: Pairs with branches.
+        balance_sum: Unweighted sum over tokens of the load-balancing loss of a mixture of experts.
     """
 
     loss: Tensor
     lm_sum: Tensor
     pair_sum: Tensor
     num_pairs: int
+    balance_sum: Tensor
 
 
 class MixedObjective:
     """Turns hidden states of a micro-batch into loss terms.
 
-    Both terms are normalised by exact counts of the whole step (all ranks, all micro-batches), known from the packing
-    plan: sum of token losses / label tokens, sum of pair distances / pairs. A pair whose branches were dropped counts
-    as a pair, so dropout lowers the weight of D by the kept share unless ``dropout_rescale`` divides it out.
+    All terms are normalised by exact counts of the whole step (all ranks, all micro-batches), known from the packing
+    plan: sum of token losses / label tokens, sum of pair distances / pairs, sum of balance losses / tokens. A pair
+    whose branches were dropped counts as a pair, so dropout lowers the weight of D by the kept share unless
+    ``dropout_rescale`` divides it out.
     """
 
-    def __init__(self, config: ObjectiveConfig, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, config: ObjectiveConfig, rank: int = 0, world_size: int = 1, *, balance_weight: float = 0.0
+    ) -> None:
         self.config = config
+        self.balance_weight = balance_weight
         self.distance = OBJECTIVES[config.distance].function
         # A group of one row lies on one rank: nothing has to be gathered.
         self.group_world = world_size if config.group_rows > 1 else 1
@@ -59,7 +65,9 @@ class MixedObjective:
             weight *= (step + 1) / config.lambda_warmup_steps
         return weight / (1 - config.dropout) if config.dropout_rescale else weight
 
-    def __call__(self, states: Tensor, lm_sum: Tensor, batch: Batch, step: Step) -> LossTerms:
+    def __call__(
+        self, states: Tensor, lm_sum: Tensor, batch: Batch, step: Step, balance: Tensor | None = None
+    ) -> LossTerms:
         """Loss terms of a micro-batch. Collective if groups span ranks.
 
         Args:
@@ -67,13 +75,17 @@ class MixedObjective:
             lm_sum: Sum of next-token losses.
             batch: The micro-batch.
             step: The step it belongs to.
+            balance: Sum over tokens of the load-balancing loss; None: the model has none.
         """
         loss = self.config.gamma * lm_sum / max(1, step.num_labels)
         pair_sum = lm_sum.new_zeros(())
         if batch.pair_capacity:
             pair_sum = self.distances(states, batch).sum()
             loss = loss + self.weight(step.index) * pair_sum / max(1, step.num_pairs)
-        return LossTerms(loss, lm_sum.detach(), pair_sum.detach(), len(batch.groups))
+        balance = lm_sum.new_zeros(()) if balance is None else balance
+        if self.balance_weight:
+            loss = loss + self.balance_weight * balance / max(1, step.num_tokens)
+        return LossTerms(loss, lm_sum.detach(), pair_sum.detach(), len(batch.groups), balance.detach())
 
     def distances(self, states: Tensor, batch: Batch) -> Tensor:
         """D of each pair, shape [P]. Collective if groups span ranks."""

@@ -108,7 +108,7 @@ class Prober:
             for micro_batch in self.schedule.step(0).micro_batches:
                 leave_if_asked(self.ranks)
                 batch = self.builder.build(micro_batch).to(self.ranks.device)
-                _, states = engine(batch)
+                _, states, _ = engine(batch)
                 records = [record for row in micro_batch.rows if row for record in row.examples]
                 if records:
                     spans = batch.source_spans if self.forward else batch.target_spans  # of the first view

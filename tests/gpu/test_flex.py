@@ -37,7 +37,7 @@ def run(attention: str, layout: Any, dtype: torch.dtype) -> tuple[float, torch.T
     lm = tiny_llama(attention, head_dim=16).to(device, dtype)
     branches = Branches(layout, eos=EOS, bos=BOS, predictors=PREDICTORS[:2])
     batch = batch_of(branches, rows(0), 384).to(device)
-    lm_sum, states = BranchNetwork(lm)(batch)
+    lm_sum, states, _ = BranchNetwork(lm)(batch)
     loss = lm_sum / len(batch.labels) + MixedObjective(ObjectiveConfig()).distances(states, batch).mean()
     loss.backward()
     gradients = {name: parameter.grad.float().cpu() for name, parameter in lm.named_parameters()}
