@@ -230,6 +230,7 @@ def laid_out(root: Path, name: str, style: str) -> tuple[Tokenizer, Frame, Branc
     """Tokenizer, frame and layout as a run makes them."""
     run = FinetuneRun.__new__(FinetuneRun)
     run.config = config_of(root, name, style)
+    run.task = run.config.task.task()
     run.tokenizer = load(root / name, run.config.tokenizer)
     branches = run.make_branches()
     return run.tokenizer, run.frame, branches
