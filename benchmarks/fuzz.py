@@ -5,7 +5,7 @@
 A mutation is a valid file with a few changes, drawn by seed: bits, bytes and spans (flipped, cut, copied, swapped,
 spliced), numbers that are huge, nesting that is deep, text that is no UTF-8, JSON values of other types, keys that are
 there twice (`fuzzing/`). A reader may give records, report bad rows, or raise a ``DiptychError`` of one line that can
-be printed. A failure is any other exception, a file that takes more than 20 seconds, a process that dies, or memory
+be printed. A failure is any other exception, a file that takes more than a minute, a process that dies, or memory
 that grows.
 
 Readers run in a child process with limited memory. One that dies or hangs is replaced, and goes on behind the file that
@@ -42,7 +42,7 @@ from benchmarks.fuzzing.mutations import mutate
 from benchmarks.fuzzing.reader import Reader
 from pretrain.errors import DiptychError
 
-SECONDS = 20.0
+SECONDS = 60.0
 """That a file may take."""
 MEMORY = 4 << 30
 """Bytes of address space that a child may take on top of what it has at its start."""

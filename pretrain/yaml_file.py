@@ -19,6 +19,8 @@ M = TypeVar("M", bound=BaseModel)
 
 _MAX_VALUES = 100_000
 """Of a document once its aliases are written out; a few lines of aliases can stand for billions."""
+_MAX_DEPTH = 100
+"""Of brackets; the time of PyYAML's scanner grows with their square."""
 _TAG = "tag:yaml.org,2002:"
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -173,6 +175,11 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self._flat: set[yaml.Node] = set()
         """Mappings that hold what they merge, whose keys may then be there twice."""
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        if self.flow_level >= _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem="it is nested too deeply", problem_mark=self.get_mark())  # type: ignore[no-untyped-call]
+        super().fetch_flow_collection_start(token)  # type: ignore[misc]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         if not isinstance(node, yaml.MappingNode):
