@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -160,24 +161,26 @@ def load(path: str | Path, config: TokenizerConfig) -> Tokenizer:
     extra = list(opened.extra_special_tokens)
     extra += [name for name in predictor_names(config.predictor_tokens) if name not in map(str, extra)]
     try:
-        hf = PreTrainedTokenizerFast(
-            tokenizer_object=_deterministic(backend),
-            **special,
-            extra_special_tokens=extra,
-            clean_up_tokenization_spaces=False,
-            model_input_names=["input_ids", "attention_mask"],
-            model_max_length=opened.model_max_length,
-            padding_side=opened.padding_side,
-            truncation_side=opened.truncation_side,
-            chat_template=opened.chat_template,
-        )
+        with _panics_raised():
+            hf = PreTrainedTokenizerFast(
+                tokenizer_object=_deterministic(backend),
+                **special,
+                extra_special_tokens=extra,
+                clean_up_tokenization_spaces=False,
+                model_input_names=["input_ids", "attention_mask"],
+                model_max_length=opened.model_max_length,
+                padding_side=opened.padding_side,
+                truncation_side=opened.truncation_side,
+                chat_template=opened.chat_template,
+            )
     except Exception as error:  # the Rust side raises plain Exception
         raise DiptychError(f"tokenizer.path: {path}: cannot add special tokens: {_one_line(error)}") from error
     kept = Path(path) / "tokenizer.model"
     model = kept.read_bytes() if len(hf) == len(opened) and kept.is_file() else None
     try:
-        tokenizer = finish(hf, config.predictor_tokens, model)
-        prefix, suffix = _around(processor, tokenizer.encoder)
+        with _panics_raised():
+            tokenizer = finish(hf, config.predictor_tokens, model)
+            prefix, suffix = _around(processor, tokenizer.encoder)
     except Exception as error:  # transformers does not check all settings that lie beside a tokenizer
         raise DiptychError(
             f"tokenizer.path: {path}: {_one_line(error)}; use another tokenizer, or train one"
@@ -209,6 +212,17 @@ def predictor_names(count: int) -> list[str]:
 def _pad_names() -> Iterator[str]:
     yield PAD
     yield from (f"<pad_{number}>" for number in itertools.count(1))
+
+
+@contextmanager
+def _panics_raised() -> Iterator[None]:
+    """Raises a panic of the Rust side, which is no ``Exception``, as one."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(f"the tokenizers library panics: {error}") from error
 
 
 def _one_line(error: Exception) -> str:
@@ -339,4 +353,7 @@ def _opener(folder: Path) -> Any:
 
 
 def _from_pretrained(path: str, config: TokenizerConfig, opener: Any, *, local_files_only: bool) -> Any:
-    return opener.from_pretrained(path, trust_remote_code=config.trust_remote_code, local_files_only=local_files_only)
+    with _panics_raised():
+        return opener.from_pretrained(
+            path, trust_remote_code=config.trust_remote_code, local_files_only=local_files_only
+        )

@@ -627,6 +627,15 @@ def test_a_wrong_setting_beside_a_tokenizer_is_one_line(tmp_path: Path, offline:
         load(tmp_path, config())
 
 
+def test_a_tokenizer_at_which_the_library_panics_is_one_line(tmp_path: Path, offline: None) -> None:
+    path = byte_level(tmp_path) / "tokenizer.json"
+    spec = json.loads(path.read_text())
+    spec["model"]["continuing_subword_prefix"] = "long"  # merges are shorter
+    path.write_text(json.dumps(spec))
+    with pytest.raises(DiptychError, match=r"tokenizer\.path: .*not a folder of a Hugging Face tokenizer.*panics"):
+        load(tmp_path, config())
+
+
 def test_saving_over_a_file(trained: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DiptychError, match="cannot save the tokenizer"):
