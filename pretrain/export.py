@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pretrain.fixed_state import fixed_state
 from pretrain.initialization import causal_lm, has_own_code
 from pretrain.lora import LoraConfig, merged_weights
 from pretrain.model import build_model, plain_attention
+from pretrain.older_transformers import add_older_model_names, add_older_tokenizer_names
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -72,8 +74,10 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
         if stop := state.extra.get("stop_tokens"):
             model.generation_config.eos_token_id = list(stop)
         _write_model(model, weights, scratch)
+        add_older_tokenizer_names(scratch)  # of a run that an earlier version began
+        older = add_older_model_names(scratch)
         difference = _compare(scratch, read_canary(checkpoint), state)
-        card = model_card(state, difference, _tokenizer_class(scratch, trusted=has_own_code(hf_config)))
+        card = model_card(state, difference, _tokenizer_class(scratch, trusted=has_own_code(hf_config)), older=older)
         for name, text in {"README.md": card, **state.extra.get("files", {})}.items():
             (scratch / Path(name).name).write_text(text, encoding="utf-8")
         os.replace(scratch, out)
@@ -156,8 +160,8 @@ def _tokenizer_class(folder: Path, *, trusted: bool) -> str:
     return "AutoTokenizer" if same else "PreTrainedTokenizerFast"
 
 
-def model_card(state: RunState, difference: float, tokenizer_class: str) -> str:
-    """The README of an exported model."""
+def model_card(state: RunState, difference: float, tokenizer_class: str, *, older: bool = True) -> str:
+    """The README of an exported model; ``older``: transformers 4 reads its config as transformers 5 does."""
     identity, facts = state.identity, state.extra
     objective = "\n".join(
         f"- `{key}`: {value}" for key, value in identity.items() if key.startswith(("objective.", "packing."))
@@ -188,6 +192,8 @@ model = AutoModelForCausalLM.from_pretrained("PATH"{", trust_remote_code=True" i
 tokenizer = {tokenizer_class}.from_pretrained("PATH")
 ```
 
+{_written_by(state.model["model_type"], older)}
+
 The tokenizer puts `{facts.get("bos", "")}` before a text, as in training. The embedding of a text is the last hidden
 state (after the final norm) at its last token.
 
@@ -211,6 +217,13 @@ state (after the final norm) at its last token.
 
 Reloaded from this folder, the logits differ from those of the training engine by {difference:.1e} relative.
 """
+
+
+def _written_by(model_type: str, older: bool) -> str:
+    writer = f"Written by transformers {version('transformers')}"
+    if older:
+        return f"{writer}. Transformers 4.57 opens it as well if it knows the type `{model_type}`."
+    return f"{writer}. Do not open the model with transformers 4, which may compute other rotary embeddings."
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pretrain.errors import DiptychError
+from pretrain.older_transformers import add_older_tokenizer_names
 from pretrain.text_encoder import TextEncoder
 
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
@@ -123,6 +124,7 @@ class Tokenizer:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.hf.save_pretrained(str(folder))
+            add_older_tokenizer_names(folder)
             if self.model is not None:
                 (folder / "tokenizer.model").write_bytes(self.model)
         except OSError as error:

@@ -399,7 +399,11 @@ def test_own_code_resumes_and_is_exported_with_its_code(root: Path, output: str,
     for file in ("modeling_layered.py", "configuration_layered.py"):
         assert (run / "export" / file).read_text() == (root / "layered" / file).read_text()
     assert "trust_remote_code=True" in (run / "export" / "README.md").read_text()
-    assert "trust_remote_code" not in (root / "runs" / "llama" / "export" / "README.md").read_text()
+    card = (root / "runs" / "llama" / "export" / "README.md").read_text()
+    assert "trust_remote_code" not in card
+    assert "Transformers 4.57 opens it as well if it knows the type `llama`" in card
+    config = json.loads((root / "runs" / "llama" / "export" / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
 
     with pytest.raises(DiptychError, match=r"runs the Python code of .*layered; give --trust-remote-code"):
         export.main([str(run), str(tmp_path / "out")])
