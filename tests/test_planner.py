@@ -133,7 +133,7 @@ def saved(config: Any, request: Request) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = network(empty_batch(request, "cpu"))
-    assert len(output) == 2
+    assert len(output) == 3
     return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in own)
 
 
