@@ -113,6 +113,7 @@ def initialize(model: Any, *, seed: int, every: bool = True) -> None:
     computes = not partitioned or deepspeed.comm.get_rank() == 0
 
     twin = meta_model(model.config, tied=False)
+    types = _buffer_types(model)
     problems: list[str] = []
     written: set[int] = set()
     unfinished: dict[str, Tensor] = {}
@@ -124,7 +125,7 @@ def initialize(model: Any, *, seed: int, every: bool = True) -> None:
             except Exception as error:  # rank 0 alone must not leave the loop: the others wait in the gather below
                 problems.append(f"{step.name or 'the model'}: {type(error).__name__}: {error}")
         for name in step.final & buffers.keys() & values.keys():
-            buffers[name].data = values[name].to(buffers[name].device, _buffer_dtype(model, name, buffers[name]))
+            buffers[name].data = values[name].to(buffers[name].device, types[name])
         targets = [name for name in step.writes if name in step.final and name in parameters and name not in followers]
         written.update(id(parameters[name]) for name in targets)
         with deepspeed.zero.GatheredParameters([parameters[name] for name in targets], modifier_rank=0):
@@ -153,10 +154,19 @@ def initialize(model: Any, *, seed: int, every: bool = True) -> None:
         )
 
 
-def _buffer_dtype(model: Any, name: str, buffer: Tensor) -> torch.dtype:
-    """The type that ``from_pretrained`` gives a buffer: ``from_config`` of transformers 5.23 keeps none in float32."""
-    kept = any(part in name for part in model._keep_in_fp32_modules_strict or ())
-    return torch.float32 if kept and buffer.is_floating_point() else buffer.dtype
+def _buffer_types(model: Any) -> dict[str, torch.dtype]:
+    """The type that ``from_pretrained`` gives each buffer: some stay in float32 in a bfloat16 model.
+
+    The model's own buffers do not say: ``zero.Init`` makes all tensors of a bfloat16 run in bfloat16, frequencies of
+    rotary embeddings too. And ``from_config`` of transformers 5.23 keeps nothing in float32 that is only loaded so.
+    """
+    kept = tuple(model._keep_in_fp32_modules_strict or ())
+    with torch.device("meta"):
+        plain = causal_lm(model.config, dtype=model.get_input_embeddings().weight.dtype)
+    return {
+        name: torch.float32 if buffer.is_floating_point() and any(part in name for part in kept) else buffer.dtype
+        for name, buffer in plain.named_buffers(remove_duplicate=False)
+    }
 
 
 def _modules(module: nn.Module, owner: Any, name: str = "") -> Iterator[tuple[str, nn.Module, Any]]:

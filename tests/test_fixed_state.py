@@ -99,6 +99,18 @@ def test_a_base_is_opened_as_transformers_opens_it(name: str, tmp_path: Path) ->
     check_base(engine_of(lm), canary, "float32", CPU)
 
 
+@pytest.mark.parametrize("name", TYPES)
+def test_buffers_have_the_types_of_transformers_in_bfloat16(name: str, tmp_path: Path) -> None:
+    """Scales are bfloat16; biases of routers and frequencies stay in float32."""
+    base = make_base(name, tmp_path / name, vocab_size=64, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.bfloat16)
+    ours = build_model(base.config, seed=0, zero3_config=None, dtype=torch.bfloat16, attention="sdpa", loaded=True)
+    found, wanted = (
+        {key: buffer.dtype for key, buffer in lm.named_buffers() if buffer.is_floating_point()} for lm in (ours, theirs)
+    )
+    assert found == wanted
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bases with random biases and runs from them, on two ranks under ZeRO-3 and on one under ZeRO-1."""
