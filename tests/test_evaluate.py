@@ -136,7 +136,7 @@ def test_classification_is_scored_by_likelihood_too(made: Path, tmp_path: Path) 
 
 def test_leak_free_subset_stands_beside_all(made: Path, tmp_path: Path) -> None:
     seen = texts(20)
-    rows = [{"text": f"  {seen[0].upper()} ", "code": seen[0]}, {"text": seen[1], "code": "other"}]
+    rows = [{"text": f"  {seen[0].upper()} ", "code": seen[0].upper()}, {"text": seen[1], "code": "other"}]
     train_file = save_rows(tmp_path / "train.jsonl", rows)
     leak_free = run(made, tmp_path / "out", "--train", str(train_file))["leak_free"]
     expected = sum(text in (seen[0], seen[1]) for text in seen)
