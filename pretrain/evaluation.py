@@ -6,7 +6,7 @@ loss, and both arms of a comparison get the same health figures.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -39,18 +39,22 @@ def evaluating(engine: Any, *, plain: bool = False) -> Iterator[None]:
         engine: The engine.
         plain: The model computes single texts, without packed rows.
     """
-    lm = engine.module.lm
-    attention = lm.config._attn_implementation
     engine.eval()
-    if plain:
-        lm.set_attn_implementation(plain_attention(lm))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _plain_attention(engine.module.lm) if plain else nullcontext():
             yield
     finally:
-        if plain:
-            lm.set_attn_implementation(attention)
         engine.train()
+
+
+@contextmanager
+def _plain_attention(lm: Any) -> Iterator[None]:
+    attention = lm.config._attn_implementation
+    lm.set_attn_implementation(plain_attention(lm))
+    try:
+        yield
+    finally:
+        lm.set_attn_implementation(attention)
 
 
 def _asked_to_stop(ids: Tensor, scores: Any, **more: Any) -> Tensor:
