@@ -161,12 +161,8 @@ def _check_room(
         f"{sources[index].count:,}"
         for index in short
     )
-    # Rounding may add half a record a stage, so that much is left of each source.
-    spare = 0 if len(stages) == 1 else len(stages) / 2
     fill = min(
-        max(0.0, source.count - spare) / sum(column)
-        for source, column in zip(sources, zip(*exact, strict=True), strict=True)
-        if sum(column)
+        _fill(source.count, [stage[index] for stage in exact if stage[index]]) for index, source in enumerate(sources)
     )
     tokens = math.fsum(stage.tokens_of(source.name) for stage in stages for source in sources)
     where = "data.mixture.0" if len(stages) == 1 else "data.mixture"
@@ -176,3 +172,20 @@ def _check_room(
         f"{round(tokens):,} tokens: lower {'budgets' if stages[0].budgets else 'tokens'} to {fill:.1%}{each}, change "
         "the shares, or allow repetition with data.repeat=true"
     )
+
+
+def _fill(count: int, exact: Sequence[float]) -> float:
+    """How much of what stages ask of a source it can give, as a share.
+
+    Args:
+        count: Records of the source.
+        exact: Records that each stage asks for, before they are rounded; a stage takes one at least.
+    """
+    asked = math.fsum(exact)
+    if not asked:
+        return math.inf
+    # Rounding may add half a record a stage, so that much is left of each source.
+    fill = max(0.0, count - (len(exact) / 2 if len(exact) > 1 else 0)) / asked
+    if fill >= 1 and sum(max(1, round(records)) for records in exact) > count:
+        return max(0.0, count - len(exact)) / asked  # some stages ask for less than the one record that they take
+    return fill
