@@ -124,6 +124,8 @@ def shell_process(folder: Path, launcher: str, words: Sequence[str]) -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests run under nohup, a shell could not listen to HUP.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
 

@@ -126,7 +126,7 @@ def test_the_largest_fill_that_an_error_names_can_be_filled(
 
 def test_stages_that_take_a_record_each_of_too_few_cannot_be_filled_by_fewer_tokens() -> None:
     stages = [stage(tokens=1, weights={"few": 1.0})] * 3
-    with pytest.raises(DiptychError, match="3 records of few, 1.50 epochs of its 2; .* fills at most 0 of 3 tokens"):
+    with pytest.raises(DiptychError, match=r"3 records of few, 1.50 epochs of its 2; .* fills at most 0 of 3 tokens"):
         resolve(stages, [span("few", 2, 200)], repeat=False)
 
 
