@@ -35,7 +35,7 @@ class BrokenRun(trainer.Run):
 
         class Broken(type(self.objective)):  # type: ignore[misc]
             def __call__(_, *args: Any) -> LossTerms:
-                return self.broken(right(self.objective, *args), args[-1].index)
+                return self.broken(right(self.objective, *args), args[3].index)  # after states, lm_sum and batch
 
         self.objective.__class__ = Broken
 
