@@ -352,8 +352,11 @@ def _nearest(name: str, known: Any) -> str:
 def model_problems(config: ModelConfig) -> list[str]:
     """What is wrong with the section by its names alone: an unknown type, fields that the type has not, no model."""
     if config.path is not None:
-        local = Path(config.path).expanduser().exists() or not _may_be_hub_name(config.path)
-        problem = _path_problem(config) if local else None  # the hub is not asked before the run starts
+        try:
+            local = Path(config.path).expanduser().exists() or not _may_be_hub_name(config.path)
+            problem = _path_problem(config) if local else None  # the hub is not asked before the run starts
+        except OSError as error:  # such as a name that is too long
+            problem = f"cannot be read ({error.strerror})"
         return [f"model.path: {config.path}: {problem}"] if problem else []
     try:
         config_class = _config_class(config)

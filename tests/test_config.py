@@ -567,3 +567,8 @@ print("accepted")
         [sys.executable, "-c", code], input=json.dumps(configs), capture_output=True, text=True, timeout=120
     )
     assert result.stdout.strip().endswith("accepted"), result.stderr[-2000:]
+
+
+def test_a_model_path_longer_than_a_file_system_takes_is_one_problem() -> None:
+    with pytest.raises(DiptychError, match=r"cannot be read \(File name too long"):
+        load_config(None, [f"model={{path: ./{'a' * 5000}}}"])
