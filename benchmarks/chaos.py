@@ -43,11 +43,11 @@ import torch
 import transformers  # noqa: F401
 from safetensors.torch import load_file
 
-import pretrain.evaluation
-import pretrain.trainer
+import pretrain.training.evaluation
+import pretrain.training.trainer
 from pretrain.__main__ import main as pretrain_main
-from pretrain.command import REQUEUE, run_command
-from pretrain.ledger import read_ledger
+from pretrain.runtime.command import REQUEUE, run_command
+from pretrain.training.ledger import read_ledger
 
 CONFIG = {
     "data.sources": '[{"type": "reviews", "count": 400}]',
@@ -352,7 +352,7 @@ def signal_in_evaluation(victim: int, number: int, signal_number: int) -> Callab
     def arm(rank: int) -> None:
         if rank != victim:
             return
-        calls, ask = 0, pretrain.evaluation.leave_if_asked
+        calls, ask = 0, pretrain.training.evaluation.leave_if_asked
 
         def call(ranks: Any) -> None:
             nonlocal calls
@@ -361,7 +361,7 @@ def signal_in_evaluation(victim: int, number: int, signal_number: int) -> Callab
                 os.kill(os.getpid(), signal_number)
             ask(ranks)
 
-        pretrain.evaluation.leave_if_asked = call
+        pretrain.training.evaluation.leave_if_asked = call
 
     return arm
 

@@ -27,13 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.canary import canary
-from pretrain.checkpoint import Checkpoints, RunState
-from pretrain.command import exit_rank, run_command
-from pretrain.config import CheckpointConfig, ModelConfig
-from pretrain.distributed import Ranks, start_ranks
-from pretrain.engine_state import optimizer_step, start_state
-from pretrain.model import build_model, hf_config
+from pretrain.checkpoint.checkpoints import Checkpoints, RunState
+from pretrain.config.sections import CheckpointConfig, ModelConfig
+from pretrain.engine.state import optimizer_step, start_state
+from pretrain.model.build import build_model, hf_config
+from pretrain.model.canary import canary
+from pretrain.runtime.command import exit_rank, run_command
+from pretrain.runtime.distributed import Ranks, start_ranks
 
 ARMS = ("none", "synchronous", "asynchronous")
 

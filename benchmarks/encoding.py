@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pretrain.tokenizer import TokenizerConfig
-from pretrain.tokenizer_training import train
+from pretrain.data.tokenizer import TokenizerConfig
+from pretrain.preparation.tokenizer_training import train
 from probes.encoding.encode import encode
 from probes.encoding.probed_model import ProbedModel, open_model
 from probes.encoding.sentence_transformer import write_sentence_transformer

@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.fuzzing import data_files, model_files, settings_files
 from benchmarks.fuzzing.mutations import mutate
 from benchmarks.fuzzing.reader import Reader
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 
 SECONDS = 60.0
 """That a file may take."""

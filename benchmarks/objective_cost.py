@@ -24,18 +24,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pretrain import corpus
-from pretrain.batch import Batch, collate
-from pretrain.branches import Branches, PairSpans, Tree, View
-from pretrain.config import ObjectiveConfig
-from pretrain.model import ModelConfig, build_model, hf_config
-from pretrain.network import BranchNetwork
+from pretrain.config.sections import ObjectiveConfig
+from pretrain.data import corpus
+from pretrain.data.batch import Batch, collate
+from pretrain.data.branches import Branches, PairSpans, Tree, View
+from pretrain.data.order import random_keys
+from pretrain.data.packing import pack
+from pretrain.data.schedule import Step
+from pretrain.data.tokenizer import Tokenizer, TokenizerConfig
+from pretrain.model.build import ModelConfig, build_model, hf_config
+from pretrain.model.network import BranchNetwork
 from pretrain.objectives.mixed import MixedObjective
-from pretrain.order import random_keys
-from pretrain.packing import pack
-from pretrain.schedule import Step
-from pretrain.tokenizer import Tokenizer, TokenizerConfig
-from pretrain.tokenizer_training import train
+from pretrain.preparation.tokenizer_training import train
 
 ROW_LENGTH, ROWS = 256, 8
 MODEL = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6}

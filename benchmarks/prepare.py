@@ -34,9 +34,9 @@ PARTS = ("speed", "workers", "memory")
 OURS = """
 import json, sys, time
 from benchmarks.peak_memory import peak_memory
-from pretrain.config_file import load_config
+from pretrain.config.loading import load_config
 config = load_config(None, sys.argv[1:])
-from pretrain.prepare import prepare
+from pretrain.preparation.prepare import prepare
 start = time.perf_counter()
 folder = prepare(config, quiet=True)
 seconds = time.perf_counter() - start

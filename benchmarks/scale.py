@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from pretrain import corpus
-from pretrain.branches import Branches
-from pretrain.corpus import BLOCK, Split
-from pretrain.mixture import MixtureStage, resolve
-from pretrain.order import WINDOW, Order, random_keys
-from pretrain.packing import WindowPlanner
-from pretrain.schedule import Cursor, Schedule
+from pretrain.data import corpus
+from pretrain.data.branches import Branches
+from pretrain.data.corpus import BLOCK, Split
+from pretrain.data.mixture import MixtureStage, resolve
+from pretrain.data.order import WINDOW, Order, random_keys
+from pretrain.data.packing import WindowPlanner
+from pretrain.data.schedule import Cursor, Schedule
 
 ROW_LENGTH, ROWS_PER_STEP, BLOCKS_PER_SHARD = 1024, 4096, 64
 SHARES = {"captions": 0.55, "questions": 0.3, "regexes": 0.15}

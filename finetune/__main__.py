@@ -12,15 +12,15 @@ files. All settings of pre-training apply; the answers of the result are scored 
 
 from collections.abc import Sequence
 
-from pretrain.command import BEFORE_TRAINING, exit_rank, run_command
+from pretrain.runtime.command import BEFORE_TRAINING, exit_rank, run_command
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m finetune``."""
     arguments = [argument for argument in argv if not argument.startswith("--local_rank")]
     from finetune.config import FinetuneConfig
-    from pretrain.config_file import load_config, settings_help, split_arguments
-    from pretrain.errors import DiptychError
+    from pretrain.config.loading import load_config, settings_help, split_arguments
+    from pretrain.runtime.errors import DiptychError
 
     if "--help" in arguments or "-h" in arguments or not arguments:
         print(f"{__doc__}\nSettings, with their defaults:\n\n{settings_help(FinetuneConfig)}")
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     config = load_config(path, overrides, FinetuneConfig)
     from finetune.dry_run import dry_run
     from finetune.training import finetune
-    from pretrain.distributed import start_ranks
+    from pretrain.runtime.distributed import start_ranks
 
     stage = dry_run if is_dry else finetune
     stage(config, start_ranks(config.train.timeout_minutes))

@@ -8,13 +8,13 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from finetune.prompts import Style
 from finetune.tasks import TASKS, Task, make_task, nearest
 from finetune.tasks.source import TaskSource
-from pretrain.config import Config, DataConfig, EvaluationConfig, PackingConfig, Section
-from pretrain.errors import DiptychError
+from pretrain.config.sections import Config, DataConfig, EvaluationConfig, PackingConfig, Section
 from pretrain.preparation.cleaning import CleaningConfig
 from pretrain.preparation.duplicates import DeduplicationConfig
+from pretrain.runtime.errors import DiptychError
 
 LOSSES = ("eval/lm_loss", "eval/bits_per_byte", "eval/pair_loss")
-"""What every evaluation gives besides the scores of answers (``pretrain.evaluation``)."""
+"""What every evaluation gives besides the scores of answers (``pretrain.training.evaluation``)."""
 
 
 class TaskConfig(Section):

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pretrain.errors import DiptychError
-from pretrain.loading import context_length
+from pretrain.model.loading import context_length
+from pretrain.runtime.errors import DiptychError
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.command import run_command
-from pretrain.errors import DiptychError
+from pretrain.runtime.command import run_command
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.record import Part
-from pretrain.sources.reviews import ReviewsSource
+from pretrain.sources.synthetic.reviews import ReviewsSource
 
 _FILES = {"train.jsonl": (3000, 1), "test.jsonl": (400, 2)}
 """Number of reviews and seed of each file."""

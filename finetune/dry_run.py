@@ -15,12 +15,12 @@ from finetune.training import (
     validation_prompts,
     with_room,
 )
-from pretrain.branches import Branches
-from pretrain.corpus import Corpus
-from pretrain.distributed import Ranks
-from pretrain.dry_run import dry_run as dry_run_of_any
-from pretrain.loading import context_of
-from pretrain.tokenizer import Tokenizer
+from pretrain.data.branches import Branches
+from pretrain.data.corpus import Corpus
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.model.loading import context_of
+from pretrain.runtime.distributed import Ranks
+from pretrain.tools.dry_run import dry_run as dry_run_of_any
 
 
 def dry_run(config: FinetuneConfig, ranks: Ranks) -> None:

@@ -8,7 +8,7 @@ the evaluation gets settings.json, generations.jsonl (every answer with its verd
 The same command goes on with an evaluation that was interrupted.
 """
 
-from pretrain.preemption import preemption
+from pretrain.runtime.preemption import preemption
 
 if __name__ == "__main__":
     preemption.listen()  # before what takes seconds to import
@@ -41,12 +41,12 @@ from finetune.prompts import Frame, make_frame
 from finetune.recipe import read_recipe
 from finetune.report import report, table
 from finetune.tasks import TASKS, Example, Task, make_task
-from pretrain import yaml_file
-from pretrain.command import exit_rank, run_command
-from pretrain.distributed import Ranks, start_ranks
-from pretrain.errors import DiptychError
-from pretrain.loading import LoadedModel, context_length, find_base, find_model, fingerprint, load_model
-from pretrain.rank_environment import rank_environment
+from pretrain.model.loading import LoadedModel, context_length, find_base, find_model, fingerprint, load_model
+from pretrain.runtime import yaml_file
+from pretrain.runtime.command import exit_rank, run_command
+from pretrain.runtime.distributed import Ranks, start_ranks
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.rank_environment import rank_environment
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from finetune.decoding_step import DecodingStep
-from pretrain.distributed import Ranks
-from pretrain.errors import DiptychError
-from pretrain.loading import context_length
+from pretrain.model.loading import context_length
+from pretrain.runtime.distributed import Ranks
+from pretrain.runtime.errors import DiptychError
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.tasks.task import Example
-from pretrain.errors import DiptychError
-from pretrain.run_lock import lock_run
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.run_lock import lock_run
 
 Record = dict[str, Any]
 

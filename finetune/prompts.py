@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pretrain.errors import DiptychError
-from pretrain.tokenizer import Tokenizer
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.runtime.errors import DiptychError
 
 Style = Literal["plain", "chat"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from finetune.prompts import Style
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 
 RECIPE_FILE = "finetune.json"
 

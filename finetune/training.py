@@ -17,17 +17,17 @@ from finetune.generate import Generation, check_room, generate
 from finetune.prompts import Frame, make_frame
 from finetune.recipe import RECIPE_FILE, Recipe
 from finetune.tasks import Example, Task, nearest
-from pretrain.branches import Branches
-from pretrain.corpus import Corpus
-from pretrain.distributed import Ranks
-from pretrain.errors import DiptychError
-from pretrain.evaluation import evaluating
-from pretrain.loading import context_length
-from pretrain.preemption import leave_if_asked, preemption
-from pretrain.prepare import roomiest_branches
+from pretrain.data.branches import Branches
+from pretrain.data.corpus import Corpus
+from pretrain.data.tokenizer import load
+from pretrain.model.loading import context_length
+from pretrain.preparation.prepare import roomiest_branches
+from pretrain.runtime.distributed import Ranks
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.preemption import leave_if_asked, preemption
 from pretrain.sources.files import Files
-from pretrain.tokenizer import load
-from pretrain.trainer import Run, train
+from pretrain.training.evaluation import evaluating
+from pretrain.training.trainer import Run, train
 
 _FRAME_TOKENS = 32
 """Room for the separator where the tokenizer is yet to be trained."""

@@ -10,8 +10,8 @@ Each has --help. A single job needs none of this: sbatch launch/slurm/pretrain.s
 import sys
 from collections.abc import Sequence
 
-from pretrain.command import run_command
-from pretrain.errors import DiptychError
+from pretrain.runtime.command import run_command
+from pretrain.runtime.errors import DiptychError
 
 
 def main(argv: Sequence[str]) -> int:

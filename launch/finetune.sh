@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from finetune.__main__ import main
-from pretrain.command import BEFORE_TRAINING, exit_rank, run_command
+from pretrain.runtime.command import BEFORE_TRAINING, exit_rank, run_command
 
 if __name__ == "__main__":  # not in a worker process that prepares data
     exit_rank(run_command(main, BEFORE_TRAINING))

@@ -5,9 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
-from pretrain.errors import DiptychError
-from pretrain.run_folder import git_commit
-from pretrain.run_lock import FROZEN
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.run_lock import FROZEN
+from pretrain.training.run_folder import git_commit
 
 SOURCE = Path(__file__).resolve().parents[1]
 PACKAGES = ("pretrain", "finetune", "probes", "launch")

@@ -95,7 +95,7 @@ while :; do
         status=70
     fi
     [ -z "$stopped" ] || exit "$status"
-    # Another start mends neither a user's mistake nor what a user stopped (the statuses are in pretrain/command.py).
+    # Another start mends neither a user's mistake nor what a user stopped (the statuses are in pretrain/runtime/command.py).
     case $status in 0 | 1 | 2 | 130) exit "$status" ;; esac
     if [ $restarts -ge "$max_restarts" ]; then
         [ "$max_restarts" = 0 ] || echo "error: exit status $status after $restarts restarts" >&2

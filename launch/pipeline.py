@@ -24,10 +24,10 @@ from typing import Any, Literal
 from pydantic import Field, StrictBool, ValidationError
 
 from finetune.config import FinetuneConfig
-from pretrain import yaml_file
-from pretrain.config import Config, Section
-from pretrain.config_file import load_config
-from pretrain.errors import DiptychError
+from pretrain.config.loading import load_config
+from pretrain.config.sections import Config, Section
+from pretrain.runtime import yaml_file
+from pretrain.runtime.errors import DiptychError
 
 Options = dict[str, str | StrictBool]
 TRAINING: Mapping[str, type[Config]] = {"pretrain": Config, "finetune": FinetuneConfig}

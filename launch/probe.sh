@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pretrain.command import exit_rank, run_command
+from pretrain.runtime.command import exit_rank, run_command
 from probes.__main__ import main
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.slurm_queue import SUBMITTED, QueuedJob, queued_jobs
-from pretrain.errors import DiptychError
-from pretrain.run_lock import FROZEN, LOCK_FILE
-from pretrain.yaml_file import read_mapping
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.run_lock import FROZEN, LOCK_FILE
+from pretrain.runtime.yaml_file import read_mapping
 
 _TAIL_BYTES = 200_000
 """Of metrics.jsonl: the last lines are enough."""

@@ -20,9 +20,9 @@ from pathlib import Path
 from launch.frozen import freeze
 from launch.pipeline import Options, Pipeline, PlannedRun, plan_runs, read_pipeline
 from launch.slurm_queue import SUBMITTED, queued_jobs
-from pretrain.errors import DiptychError
-from pretrain.run_folder import check_run_folder
-from pretrain.run_lock import FROZEN
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.run_lock import FROZEN
+from pretrain.training.run_folder import check_run_folder
 
 _MODULES = {"pretrain": "pretrain", "finetune": "finetune", "probe": "probes"}
 _DEFAULTS: Options = {"signal": "USR1@120", "requeue": True, "open-mode": "append"}

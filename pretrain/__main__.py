@@ -12,14 +12,14 @@ config; give them in YAML or as key=value.
 
 from collections.abc import Sequence
 
-from pretrain.command import BEFORE_TRAINING, exit_rank, run_command
+from pretrain.runtime.command import BEFORE_TRAINING, exit_rank, run_command
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain``."""
     arguments = [argument for argument in argv if not argument.startswith("--local_rank")]
-    from pretrain.config_file import load_config, settings_help, split_arguments
-    from pretrain.errors import DiptychError
+    from pretrain.config.loading import load_config, settings_help, split_arguments
+    from pretrain.runtime.errors import DiptychError
 
     if "--help" in arguments or "-h" in arguments:
         print(f"{__doc__}\nSettings, with their defaults in a config (the embedded default sets some of its own, see")
@@ -30,12 +30,12 @@ def main(argv: Sequence[str]) -> int:
     if unknown := [argument for argument in arguments if argument.startswith("-")]:
         raise DiptychError(f"{unknown[0]}: unknown option; python -m pretrain --help lists all")
     config = load_config(*split_arguments(arguments))
-    from pretrain.distributed import start_ranks
-    from pretrain.trainer import pretrain
+    from pretrain.runtime.distributed import start_ranks
+    from pretrain.training.trainer import pretrain
 
     ranks = start_ranks(config.train.timeout_minutes)
     if dry_run:
-        from pretrain.dry_run import dry_run as run_dry
+        from pretrain.tools.dry_run import dry_run as run_dry
 
         run_dry(config, ranks)
     else:

@@ -13,16 +13,16 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from pretrain.command import exit_rank, run_command
-from pretrain.preemption import preemption
+from pretrain.runtime.command import exit_rank, run_command
+from pretrain.runtime.preemption import preemption
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m probes``."""
     import torch
 
-    from pretrain.distributed import Ranks, start_ranks
-    from pretrain.rank_environment import rank_environment
+    from pretrain.runtime.distributed import Ranks, start_ranks
+    from pretrain.runtime.rank_environment import rank_environment
     from probes.arguments import read_arguments
 
     settings = read_arguments(argv, str(__doc__))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from pretrain.errors import DiptychError
-from pretrain.loading import Dtype
+from pretrain.model.loading import Dtype
+from pretrain.runtime.errors import DiptychError
 from probes.encoding.origin import checkpoints_of
 from probes.encoding.pooling import POOLINGS
 from probes.results import CUT_WORDS

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 import tqdm
 
-from pretrain.distributed import Ranks
-from pretrain.errors import DiptychError
+from pretrain.runtime.distributed import Ranks
+from pretrain.runtime.errors import DiptychError
 from probes.progress import Progress
 
 T = TypeVar("T")

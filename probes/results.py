@@ -7,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 
 FORMAT = 2
 

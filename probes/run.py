@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pretrain import __version__
-from pretrain.distributed import Ranks
-from pretrain.errors import DiptychError
+from pretrain.runtime.distributed import Ranks
+from pretrain.runtime.errors import DiptychError
 from probes.arguments import Settings, random_name
 from probes.attempts import Attempts
 from probes.encoding.encode import encode

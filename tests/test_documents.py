@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-import pretrain.inspect
+import pretrain.tools.inspect
 from finetune.config import FinetuneConfig
 from finetune.evaluate import read_arguments as read_evaluation
 from launch import planner, submit
-from pretrain.config import Config
-from pretrain.config_file import load_config, settings_help, split_arguments
+from pretrain.config.loading import load_config, settings_help, split_arguments
+from pretrain.config.sections import Config
 from probes.arguments import read_arguments as read_probes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,7 +148,7 @@ class Checker:
             return
         if name in ("pretrain", "pretrain.prepare", "pretrain.inspect", "finetune"):
             if name == "pretrain.inspect":
-                request = pretrain.inspect.read_arguments(words)
+                request = pretrain.tools.inspect.read_arguments(words)
                 words = [str(request.data), *request.overrides]
             words = [word for word in words if name not in ("pretrain", "finetune") or word != "--dry-run"]
             if options := [word for word in words if word.startswith("-")]:
@@ -204,7 +204,8 @@ class Checker:
 
 def test_commands_and_blocks_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("pretrain.model._path_problem", lambda config: None)  # of a model that another command makes
+    # The model of a command may be what another command makes.
+    monkeypatch.setattr("pretrain.model.build._path_problem", lambda config: None)
     checker = Checker(tmp_path)
     problems = [problem for snippet in SNIPPETS if (problem := checker.problem(snippet))]
     assert not problems, "\n".join(problems)

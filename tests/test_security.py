@@ -15,26 +15,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_worker import CANARY, checkpoints, engine, gather, state, version
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from tiny import tiny_llama
 
-from pretrain import checkpoint_save
-from pretrain.checkpoint import read_canary, read_state, read_weights, restore
-from pretrain.command import run_command
-from pretrain.config_file import load_config
-from pretrain.corpus import read_corpus
-from pretrain.errors import DiptychError
-from pretrain.existing_weights import load_existing
-from pretrain.export import main as export_main
-from pretrain.loading import find_base, find_model, load_model
-from pretrain.model import ModelConfig, model_problems
-from pretrain.prepare import prepare
-from pretrain.tokenizer import TokenizerConfig
-from pretrain.tokenizer_training import train
+from pretrain.checkpoint import save as checkpoint_save
+from pretrain.checkpoint.checkpoints import read_canary, read_state, read_weights, restore
+from pretrain.checkpoint.export import main as export_main
+from pretrain.config.loading import load_config
+from pretrain.data.corpus import read_corpus
+from pretrain.data.tokenizer import TokenizerConfig
+from pretrain.model.build import ModelConfig, model_problems
+from pretrain.model.existing_weights import load_existing
+from pretrain.model.loading import find_base, find_model, load_model
+from pretrain.preparation.prepare import prepare
+from pretrain.preparation.tokenizer_training import train
+from pretrain.runtime.command import run_command
+from pretrain.runtime.errors import DiptychError
 from probes.encoding.cache import CacheFolder
 from probes.encoding.origin import located
+from tests.support.tiny import tiny_llama
+from tests.workers.checkpoint import CANARY, checkpoints, engine, gather, state, version
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -340,7 +340,7 @@ def test_what_commands_create_is_not_writable_for_the_world(
 def test_the_guard_keeps_a_stricter_umask_and_a_chosen_cache(tmp_path: Path) -> None:
     script = (
         "import os, sys\nos.umask(int(sys.argv[1], 8))\n"
-        "from pretrain.process_guard import guard_process\nguard_process()\n"
+        "from pretrain.runtime.process_guard import guard_process\nguard_process()\n"
         "print(oct(os.umask(0)), os.environ['TORCHINDUCTOR_CACHE_DIR'])"
     )
 

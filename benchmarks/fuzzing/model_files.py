@@ -13,10 +13,10 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from benchmarks.fuzzing.data_files import TEXTS
 from benchmarks.fuzzing.reader import Reader
-from pretrain.checkpoint import read_canary, read_state, read_weights
-from pretrain.checkpoint_files import MANIFEST, checksum_problem, present_files, write_manifest, write_tensors
-from pretrain.errors import DiptychError
-from pretrain.tokenizer import TokenizerConfig, load
+from pretrain.checkpoint.checkpoints import read_canary, read_state, read_weights
+from pretrain.checkpoint.files import MANIFEST, checksum_problem, present_files, write_manifest, write_tensors
+from pretrain.data.tokenizer import TokenizerConfig, load
+from pretrain.runtime.errors import DiptychError
 
 SETTINGS: dict[str, Any] = {
     "tokenizer_class": "PreTrainedTokenizerFast",

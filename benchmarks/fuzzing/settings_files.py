@@ -7,8 +7,8 @@ from typing import Any
 from benchmarks.fuzzing.reader import Read, Reader
 from finetune.config import FinetuneConfig
 from launch.pipeline import read_pipeline
-from pretrain.config import Config
-from pretrain.config_file import load_config
+from pretrain.config.loading import load_config
+from pretrain.config.sections import Config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OVERRIDES = b"""data.sources=[{type: jsonl, path: a, keep: {x: 1.10}}]

@@ -11,8 +11,8 @@ from finetune.tasks.open_qa import OpenQa
 from finetune.tasks.sentiment import Sentiment
 from finetune.tasks.task import Example, Task, Verdict, nearest
 from finetune.tasks.text_to_sql import TextToSql
-from pretrain.errors import DiptychError
-from pretrain.yaml_file import validate
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.yaml_file import validate
 
 TASKS: Final[dict[str, type[Task]]] = {
     "nl_regex": NlRegex,

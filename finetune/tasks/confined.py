@@ -19,7 +19,7 @@ from typing import Any, Final
 import pretrain
 from finetune.tasks import untrusted
 from finetune.tasks.untrusted import Failed, OverLimit
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 
 _ROOT: Final = str(Path(pretrain.__file__).resolve().parents[1])
 _BLOCK: Final = 1 << 20

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from finetune.tasks.task import Example, Task, Verdict, first_line
 from finetune.tasks.words import folded, without_punctuation_around
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import Problem
 
 

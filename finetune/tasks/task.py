@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import Problem, look_up, text_of
 from pretrain.sources.jsonl import objects
 from pretrain.sources.lines import TextSource

@@ -12,7 +12,7 @@ from finetune.tasks.rows import same_rows
 from finetune.tasks.sql_words import has_order, sql_words
 from finetune.tasks.task import Example, Task, Verdict
 from finetune.tasks.untrusted import Failed, OverLimit
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import Problem, look_up, text_of
 
 _WITH_DB: Final = "For db_id:[{}]\n\n"

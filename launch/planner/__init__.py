@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 
 if TYPE_CHECKING:
     from launch.planner.job import Job, Machines
     from launch.planner.report import Plan
-    from pretrain.config import Config
+    from pretrain.config.sections import Config
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,7 +57,7 @@ def make_plan(options: Any) -> "Plan":
     from launch.planner.remedies import find_remedy
     from launch.planner.report import Plan
     from launch.planner.speed import plan_speed
-    from pretrain.config_file import split_arguments
+    from pretrain.config.loading import split_arguments
 
     path, overrides = split_arguments(options.config)
 
@@ -123,7 +123,7 @@ def _machines(options: Any) -> "Machines":
 def _load(path: Path | None, overrides: Sequence[str]) -> "Config":
     """The config; one with a task is a fine-tuning run's."""
     from finetune.config import FinetuneConfig
-    from pretrain.config_file import load_config
+    from pretrain.config.loading import load_config
 
     text = path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
     tuned = any(line.startswith("task:") for line in text.splitlines())

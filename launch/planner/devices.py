@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import psutil
 
-from pretrain.errors import DiptychError
-from pretrain.monitor import PEAK_TFLOPS
+from pretrain.runtime.errors import DiptychError
+from pretrain.training.monitor import PEAK_TFLOPS
 
 T = TypeVar("T")
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from launch.planner.job import Job, Machines
 from launch.planner.memory import CONTEXT, Memory, plan_memory
-from pretrain.config import Config
-from pretrain.errors import DiptychError
+from pretrain.config.sections import Config
 from pretrain.footprint.states import model_states
+from pretrain.runtime.errors import DiptychError
 
 SMALL_CHUNK = 1024
 """Label tokens per call of the LM head below which little more is saved."""

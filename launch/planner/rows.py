@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from pretrain.config import Config
-from pretrain.corpus import read_corpus
-from pretrain.distributed import Ranks
-from pretrain.engine import longest_position
+from pretrain.config.sections import Config
+from pretrain.data.corpus import read_corpus
+from pretrain.data.tokenizer import load
+from pretrain.engine.build import longest_position
 from pretrain.objectives.mixed import MixedObjective, make_branches
-from pretrain.plan import make_schedule
-from pretrain.tokenizer import load
+from pretrain.runtime.distributed import Ranks
+from pretrain.training.run_schedule import make_schedule
 
 
 @dataclass(frozen=True)

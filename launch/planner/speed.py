@@ -7,8 +7,8 @@ from statistics import fmean
 import torch
 
 from launch.planner.job import Job
-from pretrain.model import training_flops
-from pretrain.model_sizes import head_widths
+from pretrain.model.build import training_flops
+from pretrain.model.sizes import head_widths
 
 MATRIX_EFFICIENCY = 0.65
 """Assumed share of the peak that matrix products reach."""

@@ -1,5 +1,5 @@
 # What the three sbatch files share: starts $module with the given arguments, one task per rank, and tells Slurm what is
-# to become of the job (docs/cluster.md). Exit statuses of a rank are listed in pretrain/command.py.
+# to become of the job (docs/cluster.md). Exit statuses of a rank are listed in pretrain/runtime/command.py.
 told= srun=
 trap 'told=TERM; forward' TERM # the ranks write a checkpoint, and this script waits for them
 trap 'told=USR1; forward' USR1

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pretrain.config import Config
-from pretrain.deepspeed_config import deepspeed_config
+from pretrain.config.sections import Config
+from pretrain.engine.config import deepspeed_config
 from pretrain.footprint.trace import Request, Trace, trace
-from pretrain.initialization import meta_model
-from pretrain.lora import LoraConfig, add_lora
-from pretrain.model import ParameterCounts
+from pretrain.model.build import ParameterCounts
+from pretrain.model.initialization import meta_model
+from pretrain.model.lora import LoraConfig, add_lora
 
 # The planner's search for what fits asks for the same again and again.
 _TRACES: dict[tuple[str, Request], Trace] = {}

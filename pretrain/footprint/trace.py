@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from pretrain.batch import Batch
-from pretrain.errors import DiptychError
+from pretrain.data.batch import Batch
 from pretrain.footprint.kernels import without_arithmetic
-from pretrain.initialization import causal_lm
-from pretrain.lora import LoraConfig, add_lora
-from pretrain.network import BranchNetwork
+from pretrain.model.initialization import causal_lm
+from pretrain.model.lora import LoraConfig, add_lora
+from pretrain.model.network import BranchNetwork
+from pretrain.runtime.errors import DiptychError
 
 _HF_ATTENTION = {"sdpa": "sdpa", "flex": "flex_attention", "eager": "eager"}
 

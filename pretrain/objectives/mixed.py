@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pretrain.batch import Batch
-from pretrain.branches import Branches
-from pretrain.config import ObjectiveConfig, PackingConfig
+from pretrain.config.sections import ObjectiveConfig, PackingConfig
+from pretrain.data.batch import Batch
+from pretrain.data.branches import Branches
+from pretrain.data.schedule import Step
 from pretrain.objectives import OBJECTIVES
 from pretrain.objectives.groups import PairGroups
-from pretrain.schedule import Step
 
 
 @dataclass(frozen=True)

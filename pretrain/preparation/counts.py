@@ -4,9 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from pretrain.errors import DiptychError
 from pretrain.preparation.judging import Judgement
 from pretrain.preparation.reading import ReadPart
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.record import Source
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from rensa import RMinHash
 
-from pretrain.branches import IntArray
+from pretrain.data.branches import IntArray
 
 KeyArray = npt.NDArray[np.uint64]
 

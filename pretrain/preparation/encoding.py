@@ -12,15 +12,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from pretrain.corpus import BLOCK, SCHEMA
-from pretrain.errors import DiptychError
+from pretrain.data.corpus import BLOCK, SCHEMA
+from pretrain.data.text_encoder import TextEncoder
 from pretrain.preparation.cleaning import CleaningConfig, Filter
 from pretrain.preparation.duplicates import text_key
 from pretrain.preparation.judging import Judged
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 from pretrain.preparation.shards import ShardWriter, describe_shard
 from pretrain.preparation.workers import Workers, advance, write_whole
-from pretrain.text_encoder import TextEncoder
+from pretrain.runtime.errors import DiptychError
 
 SHARDS = 64
 """A source is cut into about so many shards, as long as they are neither below a block nor above the bounds below."""

@@ -5,7 +5,7 @@ from itertools import islice
 
 import numpy as np
 
-from pretrain.branches import BoolArray
+from pretrain.data.branches import BoolArray
 from pretrain.preparation.comparing import matching_form
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 

@@ -13,14 +13,14 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.branches import BoolArray, IntArray
-from pretrain.errors import DiptychError
+from pretrain.data.branches import BoolArray, IntArray
 from pretrain.preparation.cleaning import Filter
 from pretrain.preparation.contamination import KINDS
 from pretrain.preparation.duplicates import KeyArray, repeats
 from pretrain.preparation.examining import CODES, REASONS, Rules
 from pretrain.preparation.groups import share_texts
 from pretrain.preparation.reading import LISTED, ReadPart, read_batches
+from pretrain.runtime.errors import DiptychError
 
 HELDOUT = 255
 """Verdict on a record that is kept and held out."""

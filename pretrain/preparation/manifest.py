@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pretrain.errors import DiptychError
 from pretrain.preparation.comparing import Comparison
 from pretrain.preparation.contamination import DecontaminationConfig, EvaluationIndex
 from pretrain.preparation.judging import Judgement
 from pretrain.preparation.reading import ReadPart
 from pretrain.preparation.shards import COUNTS, describe_shard
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.record import Source
 
 Shards = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
-from pretrain.errors import DiptychError
 from pretrain.preparation.cleaning import CleaningConfig, clean_text
 from pretrain.preparation.workers import Workers, advance, write_text, write_whole
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.files import Files
 from pretrain.sources.opening import reading
 from pretrain.sources.record import Item, LeftOut, Part, Record, Source

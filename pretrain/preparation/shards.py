@@ -1,4 +1,4 @@
-"""Writing shards of tokens (their form: ``pretrain/corpus.py``), and describing those that are there."""
+"""Writing shards of tokens (their form: ``pretrain/data/corpus.py``), and describing those that are there."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from pretrain.corpus import BLOCK, SCHEMA
+from pretrain.data.corpus import BLOCK, SCHEMA
 
 COUNTS = (
     "records",

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import tqdm
 
-from pretrain.errors import DiptychError
-from pretrain.preemption import SIGNALS, Preempted, preemption
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.preemption import SIGNALS, Preempted, preemption
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

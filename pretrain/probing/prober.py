@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pretrain.branches import Branches
-from pretrain.config import Config
-from pretrain.corpus import Corpus, Split
-from pretrain.distributed import Ranks
-from pretrain.errors import DiptychError
-from pretrain.evaluation import evaluating, heldout_rows
+from pretrain.config.sections import Config
+from pretrain.data.branches import Branches
+from pretrain.data.corpus import Corpus, Split
+from pretrain.data.order import sample
+from pretrain.data.packing import OneWindow
+from pretrain.data.schedule import Schedule
+from pretrain.data.tokenizer import Tokenizer
 from pretrain.objectives.mixed import MixedObjective
-from pretrain.order import sample
-from pretrain.packing import OneWindow
-from pretrain.preemption import leave_if_asked
 from pretrain.preparation.comparing import matching_form
-from pretrain.schedule import Schedule
-from pretrain.tokenizer import Tokenizer
+from pretrain.runtime.distributed import Ranks
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.preemption import leave_if_asked
+from pretrain.training.evaluation import evaluating, heldout_rows
 
 if TYPE_CHECKING:
     from pretrain.probing.copies import Copies

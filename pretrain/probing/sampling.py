@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.errors import DiptychError
 from pretrain.probing.copies import Copies
+from pretrain.runtime.errors import DiptychError
 
 
 def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -12,8 +12,8 @@ from pretrain.sources.jsonl import JsonlSource
 from pretrain.sources.messages import MessagesSource
 from pretrain.sources.parallel import ParallelSource
 from pretrain.sources.record import BadRow, Item, LeftOut, Part, Record, Source
-from pretrain.sources.regex_grammar import RegexGrammarSource
-from pretrain.sources.reviews import ReviewsSource
+from pretrain.sources.synthetic.regex_grammar import RegexGrammarSource
+from pretrain.sources.synthetic.reviews import ReviewsSource
 from pretrain.sources.tables import TableSource
 
 SourceConfig = Annotated[

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.yaml_file import number
 from pretrain.sources.record import LEFT_OUT, BadRow, Item, Record, Source
-from pretrain.yaml_file import number
 
 PathText = Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, PurePath) else path)]
 """A path, glob or URL as text."""

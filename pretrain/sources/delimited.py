@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import FileColumnSource, same_word
 from pretrain.sources.files import Files
 from pretrain.sources.lines import TextSource

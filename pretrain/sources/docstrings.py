@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import PathText
 from pretrain.sources.files import Files
 from pretrain.sources.opening import reading

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import ColumnSource, PathText
 from pretrain.sources.files import Files
 from pretrain.sources.record import Item, Part

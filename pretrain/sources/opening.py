@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 
 import zstandard
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 
 DAMAGE = (EOFError, zlib.error, zstandard.ZstdError)
 """What reading raises where compressed data is broken or ends too early."""

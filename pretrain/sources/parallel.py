@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import Paths, PathText
 from pretrain.sources.files import Files
 from pretrain.sources.lines import RestLost, TextSource

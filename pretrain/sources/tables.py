@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import ColumnSource, FileColumnSource
 from pretrain.sources.files import Files
 from pretrain.sources.lines import RestLost

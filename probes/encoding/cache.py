@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 
 FORMAT = 2
 _STALE_SECONDS = 86_400

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain.distributed import Ranks
-from pretrain.errors import DiptychError
-from pretrain.tokenizer import check_text
+from pretrain.data.tokenizer import check_text
+from pretrain.runtime.distributed import Ranks
+from pretrain.runtime.errors import DiptychError
 from probes.encoding.cache import CacheFolder, FloatArray, Memory, Shape, Store
 from probes.encoding.forward import pooled
 from probes.encoding.pooling import POOLINGS

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.errors import DiptychError
-from pretrain.masks import dense_mask
+from pretrain.model.masks import dense_mask
+from pretrain.runtime.errors import DiptychError
 from probes.encoding.pooling import Pooler, blocks_of, watching
 from probes.encoding.rows import Batch, Rows, lay_out
 

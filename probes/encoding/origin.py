@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from pretrain.checkpoint import Checkpoints, read_state
-from pretrain.config import CheckpointConfig
-from pretrain.distributed import Ranks
-from pretrain.errors import DiptychError
-from pretrain.export import export
+from pretrain.checkpoint.checkpoints import Checkpoints, read_state
+from pretrain.checkpoint.export import export
+from pretrain.config.sections import CheckpointConfig
+from pretrain.runtime.distributed import Ranks
+from pretrain.runtime.errors import DiptychError
 
 _SETTING = re.compile(r"^- `([\w.]+)`: (.+)$", re.MULTILINE)
 _STEPS = re.compile(r"^- ([\d,]+) steps, ([\d,]+) label tokens", re.MULTILINE)

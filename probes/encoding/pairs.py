@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.files import Files
 from pretrain.sources.jsonl import JsonlSource
 from pretrain.sources.record import BadRow, Record

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from pretrain.errors import DiptychError
-from pretrain.loading import Dtype, context_length, find_base, find_model, fingerprint, load_model
-from pretrain.model import num_parameters, plain_attention
-from pretrain.tokenizer import Tokenizer, predictor_names
+from pretrain.data.tokenizer import Tokenizer, predictor_names
+from pretrain.model.build import num_parameters, plain_attention
+from pretrain.model.loading import Dtype, context_length, find_base, find_model, fingerprint, load_model
+from pretrain.runtime.errors import DiptychError
 from probes.encoding.forward import Way, find_way
 from probes.encoding.origin import Origin, located
 from probes.encoding.pooling import POOLINGS

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.branches import IntArray
+from pretrain.data.branches import IntArray
 
 ROW = 128
 """Positions of a row of short texts."""

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from tokenizers import processors
 
-from pretrain.command import run_command
-from pretrain.errors import DiptychError
+from pretrain.runtime.command import run_command
+from pretrain.runtime.errors import DiptychError
 from probes.encoding.probed_model import ProbedModel, open_model
 
 _MODULES = {
@@ -76,7 +76,7 @@ def _write(model: ProbedModel, folder: Path, pooling: str, normalize: bool) -> N
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     longest = (model.context or _LONGEST + len(model.predictors)) - len(model.predictors)  # cut where probes cut
     tokenizer.model_max_length = longest
-    tokenizer.backend_tokenizer.post_processor = _template(model)  # pretrain.tokenizer.load made it put bos alone
+    tokenizer.backend_tokenizer.post_processor = _template(model)  # pretrain.data.tokenizer.load made it put bos alone
     tokenizer.save_pretrained(folder)
     _check_tokenizer(model, folder)
     parts = list(_MODULES)[: 3 if normalize else 2]

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from pretrain.errors import DiptychError
 from pretrain.probing.classifier import FOLDS, Labels, fit_probe
 from pretrain.probing.copies import Copies
 from pretrain.probing.sampling import subset
+from pretrain.runtime.errors import DiptychError
 from probes.probing.scores import ProbeScore, summed, used_sizes
 from probes.probing.statistics import RESAMPLES, score_predictions
 

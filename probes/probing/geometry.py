@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 
 _ROWS = 4096  # of a block
 _COSINES = 1 << 23  # entries of a block of cosines: 32 MB

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from pretrain.errors import DiptychError
 from pretrain.probing.sampling import stratified_order
+from pretrain.runtime.errors import DiptychError
 
 POINTS = 500
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.errors import DiptychError
 from pretrain.probing.classifier import FOLDS, STRENGTHS, Features, Labels, ProbeOutcome, fit_probe
 from pretrain.probing.copies import Copies
 from pretrain.probing.sampling import shuffled_labels, subset
+from pretrain.runtime.errors import DiptychError
 from probes.probing.statistics import RESAMPLES, score_predictions
 from probes.results import Estimate, Score
 

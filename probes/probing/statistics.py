@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array  # type: ignore[import-untyped]
 from scipy.stats import binomtest, norm  # type: ignore[import-untyped]
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from probes.results import Estimate
 
 RESAMPLES = 5000

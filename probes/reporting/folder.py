@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pretrain.errors import DiptychError
 from pretrain.preparation.workers import write_text, write_whole
+from pretrain.runtime.errors import DiptychError
 from probes import examples
 from probes.reporting import markdown, page
 from probes.reporting.canvas import PNG_MARK

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from pretrain.inspection.visible import visible
+from pretrain.tools.inspection.visible import visible
 from probes.reporting.charts import NOTES, Chart
 from probes.reporting.lookup import named, trained
 from probes.reporting.phrases import as_text, counted, moment

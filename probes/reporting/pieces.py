@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from pretrain.inspection.visible import visible
+from pretrain.tools.inspection.visible import visible
 from probes.reporting.charts import Chart
 from probes.reporting.tables import Cell, Table
 from probes.results import Comparison, Report, Wrong

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pretrain.errors import DiptychError
 from pretrain.probing.copies import find_copies
+from pretrain.runtime.errors import DiptychError
 from probes.sets.labelled import LabelledSet, Split
 from probes.sets.rows import Label, Row
 from probes.sets.same_text import same_text_key

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.delimited import DelimitedSource
 from pretrain.sources.jsonl import JsonlSource
 from pretrain.sources.tables import TableSource

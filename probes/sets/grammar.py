@@ -15,10 +15,10 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from pretrain.errors import DiptychError
-from pretrain.sources import reviews_lexicon as lexicon
-from pretrain.sources.reviews import Draw, Meaning, draw_meaning, word_meaning
-from pretrain.sources.reviews_lexicon import Frame
+from pretrain.runtime.errors import DiptychError
+from pretrain.sources.synthetic import reviews_lexicon as lexicon
+from pretrain.sources.synthetic.reviews import Draw, Meaning, draw_meaning, word_meaning
+from pretrain.sources.synthetic.reviews_lexicon import Frame
 from probes.sets.labelled import LabelledSet, Split
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 import re
 from typing import Any, ClassVar
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.hub import HubSource
 from probes.sets.rows import LabelledRows
 

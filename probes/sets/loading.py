@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from probes.sets.classes import Naming, make_set
 from probes.sets.files import find_splits, open_files
 from probes.sets.grammar import load_reviews

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from probes.sets.labelled import LabelledSet, Split
 from probes.sets.same_text import same_text_key
 

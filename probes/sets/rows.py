@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.errors import DiptychError
+from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import ColumnSource
 from pretrain.sources.files import Files
 from pretrain.sources.record import BadRow, Record

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_user import SCRIPT, Cluster
-from tiny_run import tiny_run
+
+from tests.cluster.slurm_user import SCRIPT, Cluster
+from tests.support.tiny_run import tiny_run
 
 
 @pytest.fixture(scope="session")

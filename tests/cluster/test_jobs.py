@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from slurm_user import ROOT, Cluster, losses, metrics, wait_for
 
-from pretrain.ledger import read_ledger
+from pretrain.training.ledger import read_ledger
+from tests.cluster.slurm_user import ROOT, Cluster, losses, metrics, wait_for
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(900)]
 SBATCH = ROOT / "launch" / "slurm" / "pretrain.sbatch"

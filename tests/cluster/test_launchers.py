@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_user import ROOT, Cluster, losses
+
+from tests.cluster.slurm_user import ROOT, Cluster, losses
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(900)]
 

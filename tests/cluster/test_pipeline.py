@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from slurm_user import Cluster, losses, metrics, wait_for
 
 from finetune.demo_data import write_reviews
+from tests.cluster.slurm_user import Cluster, losses, metrics, wait_for
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(1800)]
 

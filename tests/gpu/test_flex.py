@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import BOS, EOS, PREDICTORS, batch_of, tiny_llama
 
-from pretrain.branches import Branches, View
-from pretrain.config import ObjectiveConfig
-from pretrain.errors import DiptychError
-from pretrain.network import BranchNetwork, check_attention
+from pretrain.config.sections import ObjectiveConfig
+from pretrain.data.branches import Branches, View
+from pretrain.model.network import BranchNetwork, check_attention
 from pretrain.objectives.mixed import MixedObjective
+from pretrain.runtime.errors import DiptychError
+from tests.support.tiny import BOS, EOS, PREDICTORS, batch_of, tiny_llama
 
 pytestmark = [
     pytest.mark.gpu,

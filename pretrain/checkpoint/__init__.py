@@ -1,0 +1,1 @@
+"""Checkpoints: saved, committed, kept, restored, exported."""

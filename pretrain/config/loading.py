@@ -1,0 +1,276 @@
+"""From YAML and ``key=value`` overrides to a checked :class:`~pretrain.config.sections.Config`, and back."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar, get_args, overload
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from pretrain.config.sections import Config
+from pretrain.engine.config import extra_problems
+from pretrain.model.build import model_problems
+from pretrain.objectives import OBJECTIVES
+from pretrain.runtime import yaml_file
+from pretrain.runtime.errors import DiptychError
+
+C = TypeVar("C", bound=Config)
+
+
+@overload
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config: ...
+
+
+@overload
+def load_config(path: Path | None, overrides: Sequence[str], kind: type[C]) -> C: ...
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = (), kind: Any = Config) -> Any:
+    """Reads a config; without a path, the embedded default (``demo.yaml``).
+
+    Args:
+        path: YAML file.
+        overrides: ``dotted.key=value``, the value in YAML; a number in the key is a list index.
+        kind: Another stage's config, which extends that of pre-training.
+
+    Raises:
+        DiptychError: Lists every problem with its path and, for an unknown key, the nearest known one.
+    """
+    tree = yaml_file.read_mapping(path or Path(__file__).parents[1] / "demo.yaml", "sections")
+    problems = [problem for override in overrides if (problem := _apply(tree, override))]
+    try:
+        config = yaml_file.validate(kind, tree)
+    except ValidationError as error:
+        problems += [_describe(item, kind) for item in error.errors()]
+        # Rules between the sections that are sound; one that names a broken section would speak of its default.
+        broken = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
+        with suppress(ValidationError):  # a section that must be given is broken
+            sound = yaml_file.validate(kind, {name: section for name, section in tree.items() if name not in broken})
+            problems += [
+                problem for problem in _contradictions(sound) if not any(f"{section}." in problem for section in broken)
+            ]
+    else:
+        problems += list(_contradictions(config))
+    if problems:
+        head = f"{path or 'config'}: {len(problems)} problem" + ("s" if len(problems) > 1 else "")
+        raise DiptychError("\n  ".join([head, *problems]))
+    return config
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Splits ``[CONFIG.yaml] key=value ...`` into the path and the overrides."""
+    if argv and (argv[0].endswith((".yaml", ".yml")) or "=" not in argv[0]):
+        return Path(argv[0]), list(argv[1:])
+    return None, list(argv)
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML that :func:`load_config` reads back."""
+    tree = config.model_dump(mode="json", by_alias=True)
+    if config.model.path is not None:  # the model there has its own, and a config that names both is refused
+        del tree["model"]["type"], tree["model"]["fields"]
+    return yaml_file.dump(tree)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The settings that make a run this run, as flat dotted keys: all but those that a resumption may change.
+
+    Where files lie is no part of it: what they hold is checked by fingerprint.
+    """
+    settings = {key: value for key, value, field in _leaves(config) if not _is_free(field)}
+    data = config.data
+    settings["data.sources"] = [source.settings() for source in data.sources]
+    settings["data.heldout_sources"] = [source.settings() for source in data.heldout_sources]
+    settings["data.decontamination.sources"] = [source.settings() for source in data.decontamination.sources]
+    del settings["tokenizer.path"]
+    return settings
+
+
+def settings_help(kind: type[Config] = Config) -> str:
+    """Every setting of a stage with its default and meaning, one line each."""
+    lines = []
+    for key, default, field in _leaves(kind()):
+        shown = yaml_file.dump_line(default)
+        lines.append(f"  {key} = {shown}\n      {field.description}")
+    for name, model in _source_types().items():
+        lines.append(f"\nSettings of a source with type: {name}\n")
+        for key, field in model.model_fields.items():
+            if key != "type":
+                default = "(needed)" if field.is_required() else field.get_default(call_default_factory=True)
+                lines.append(f"  {key} = {default}\n      {field.description}")
+    return "\n".join(lines)
+
+
+def _leaves(section: BaseModel, prefix: str = "", inherited: bool = False) -> Iterator[tuple[str, Any, FieldInfo]]:
+    for name, field in type(section).model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        value = getattr(section, name)
+        free = inherited or _is_free(field)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{key}.", free)
+        else:
+            dumped = section.model_dump(mode="json", include={name})[name]
+            if free and not _is_free(field):
+                field = FieldInfo(description=field.description, json_schema_extra={"free_on_resume": True})
+            yield key, dumped, field
+
+
+def _is_free(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("free_on_resume"))
+
+
+def _apply(tree: dict[str, Any], override: str) -> str | None:
+    """Sets one ``key=value`` in the tree; returns what is wrong with it."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        return f"{override!r}: expected key=value, e.g. train.steps=100"
+    try:
+        value = yaml_file.parse(text)
+    except yaml.YAMLError:
+        return f"{key}: {text!r} is no valid YAML value"
+    *parents, last = key.split(".")
+    node: Any = tree
+    for part in parents:
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, dict):
+            if node.get(part) is None:  # not there, or a section without content
+                node[part] = {}
+            node = node[part]
+        else:
+            return f"{key}: no such place in the config"
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        return f"{key}: no such place in the config"
+    return None
+
+
+def _describe(error: Any, kind: type[Config]) -> str:
+    """One pydantic error as ``path: what is wrong``."""
+    parts = error["loc"]  # pydantic puts the type of a source behind its number
+    location = [
+        part
+        for before, part in zip((None, *parts), parts, strict=False)
+        if not (isinstance(before, int) and part in _source_tags())
+    ]
+    key = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1], kind)
+        # The right word in a wrong place is meant more often than a similar word in the right one.
+        elsewhere = [path for path, _, _ in _leaves(kind()) if path.rpartition(".")[2] == str(error["loc"][-1])]
+        if elsewhere:
+            return f"{key}: unknown key; did you mean {elsewhere[0]}?"
+        near = _nearest(str(error["loc"][-1]), known)
+        prefix = key.rpartition(".")[0]
+        if near:
+            return f"{key}: unknown key; did you mean {prefix + '.' if prefix else ''}{near}?"
+        return f"{key}: unknown key; known here: {', '.join(known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input", PydanticUndefined)
+    if not key:  # a rule of the whole config, which names its place itself
+        return str(message)
+    shown = "" if given is PydanticUndefined or isinstance(given, dict | BaseModel) else f" (given {given!r})"
+    return f"{key}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _nearest(word: str, known: Sequence[str]) -> str | None:
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def _source_types() -> dict[str, type[BaseModel]]:
+    """Source models by their tag."""
+    union = Config.model_fields["data"].annotation.model_fields["sources"].annotation  # type: ignore[union-attr]
+    annotated = get_args(union)[0]
+    members = get_args(get_args(annotated)[0])
+    return {get_args(member.model_fields["type"].annotation)[0]: member for member in members}
+
+
+def _source_tags() -> set[str]:
+    return set(_source_types())
+
+
+def _known_keys(location: Sequence[Any], kind: type[Config]) -> list[str]:
+    """The keys of the section at a pydantic error location."""
+    model: Any = kind
+    for part in location:
+        if part in _source_types():
+            model = _source_types()[part]
+        elif isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(part) or next(
+                (candidate for candidate in model.model_fields.values() if candidate.alias == part), None
+            )
+            model = field.annotation if field else None
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return [field.alias or name for name, field in model.model_fields.items()]
+    return []
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    """Rules that span several settings."""
+    objective, train, data = config.objective, config.train, config.data
+    if objective.group_rows > 1 and not OBJECTIVES[objective.distance].couples_pairs:
+        yield f"objective.group_rows: {objective.distance} compares no pairs with each other; leave it at 1"
+    if train.rows_per_step % objective.group_rows:
+        yield (
+            f"objective.group_rows: {objective.group_rows} does not divide train.rows_per_step {train.rows_per_step}"
+        )
+    if objective.gamma == 0 and objective.lambda_ == 0:
+        yield "objective.gamma: gamma and lambda are both 0, nothing would be trained"
+    distinct = 1 if objective.repeat_predictor else objective.predictors
+    if objective.predictors and distinct > config.tokenizer.predictor_tokens:
+        yield (
+            f"objective.predictors: needs {distinct} [PRED] tokens, but tokenizer.predictor_tokens is "
+            f"{config.tokenizer.predictor_tokens}"
+        )
+    if not data.sources:
+        yield "data.sources: names no source"
+    titles: dict[str, str] = {}
+    for key in ("sources", "heldout_sources"):
+        for index, source in enumerate(getattr(data, key)):
+            place = f"data.{key}.{index}"
+            before = titles.setdefault(source.title, place)
+            if before != place:
+                yield f"{place}: is named {source.title!r} like {before}; give it a name of its own"
+            for view in dict.fromkeys(data.views):
+                if view not in source.view_names():
+                    yield f"{place}: has views {', '.join(source.view_names())}, but data.views asks {view!r}"
+    named = {source.name for source in data.sources}
+    for index, stage in enumerate(data.mixture):
+        for name in (*stage.weights, *stage.budgets):
+            if name not in named:
+                near = difflib.get_close_matches(name, [known for known in named if known], n=1)
+                hint = f"did you mean {near[0]}?" if near else "give the source that is meant this name"
+                yield f"data.mixture.{index}: no source has the name {name!r}; {hint}"
+    for index, source in enumerate(data.decontamination.sources):
+        if not set(data.views) & set(source.view_names()):
+            names = ", ".join(source.view_names())
+            yield f"data.decontamination.sources.{index}: has views {names}, none of data.views {list(data.views)}"
+        elif data.decontamination.match == "pair" and not set(data.views) <= set(source.view_names()):
+            yield (
+                f"data.decontamination.sources.{index}: has not both of data.views {list(data.views)}, so "
+                "data.decontamination.match pair would find nothing in it; match view or ngram"
+            )
+    for view in data.compare_as_written or ():
+        if view not in data.views and "compare_as_written" in data.model_fields_set:
+            yield f"data.compare_as_written: {view!r} is none of data.views {list(data.views)}"
+    for view in data.decontamination.views or ():
+        if view not in data.views:
+            yield f"data.decontamination.views: {view!r} is none of data.views {list(data.views)}"
+    yield from model_problems(config.model)
+    yield from extra_problems(config.deepspeed.extra)
+    if config.deepspeed.offload_parameters and config.deepspeed.zero_stage != 3:
+        yield "deepspeed.offload_parameters: needs deepspeed.zero_stage 3"
+    if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
+        yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"
+    if config.optimizer.name == "muon" and config.optimizer.clip:
+        # DeepSpeed 0.19.8 clips after orthogonalisation in stages 1 to 3: a limit would only shrink Muon's update.
+        yield "optimizer.clip: muon's update has a norm of its own; set optimizer.clip to 0"

@@ -1,0 +1,61 @@
+"""What a model's state dict holds besides trained parameters: persistent buffers, and parameters of a frozen kind.
+
+Some mixtures of experts keep the biases of their routers there. The optimizer knows nothing of them, but the model
+computes with them, so they belong into every checkpoint and every export.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+
+from pretrain.model.lora import EmbeddingWithRows
+
+
+def persistent_buffers(lm: nn.Module) -> dict[str, Tensor]:
+    """Buffers that belong to the model's state dict, by name."""
+    return {
+        f"{module_name}.{name}".lstrip("."): buffer
+        for module_name, module in lm.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
+
+
+def fixed_state(lm: Any) -> dict[str, Tensor]:
+    """Persistent buffers, and parameters that the model type itself freezes, by name."""
+    fixed = persistent_buffers(lm)
+    if any(isinstance(module, EmbeddingWithRows) for module in lm.modules()):
+        return fixed  # what LoRA freezes is found again at model.path
+    return fixed | {name: parameter for name, parameter in lm.named_parameters() if not parameter.requires_grad}
+
+
+def gather_fixed_state(lm: Any) -> dict[str, Tensor]:
+    """Copies the fixed state to the CPU, each tensor in its own type. Collective under ZeRO-3."""
+    found = {}
+    for name, tensor in fixed_state(lm).items():
+        with whole(tensor):
+            found[name] = tensor.detach().to("cpu", copy=True)
+    return found
+
+
+def set_fixed_state(lm: Any, read: Callable[[str], Tensor]) -> None:
+    """Sets the fixed state to what was gathered. Collective under ZeRO-3.
+
+    Args:
+        lm: The model, partitioned or not.
+        read: Returns a tensor by its name; called on every rank.
+    """
+    for name, tensor in fixed_state(lm).items():
+        with whole(tensor, writer=0):
+            tensor.data.copy_(read(name))
+
+
+def whole(tensor: Any, writer: int | None = None) -> Any:
+    """A context in which a parameter is whole, and in which rank ``writer`` may change it for all."""
+    if not hasattr(tensor, "ds_id"):
+        return nullcontext()
+    import deepspeed  # here: importing it starts its accelerator detection
+
+    return deepspeed.zero.GatheredParameters([tensor], modifier_rank=writer)

@@ -1,0 +1,125 @@
+"""How every command ends.
+
+====== ===========================================================================================================
+status meaning
+====== ===========================================================================================================
+0      finished
+1      a user's mistake, or what a restart does not mend: one clear line on rank 0
+70     an unexpected exception, or another rank was lost
+85     asked to stop; start again to go on
+86     no progress for too long (``watchdog.py``)
+130    Ctrl-C
+141    nobody reads what is printed; a run may be unfinished
+====== ===========================================================================================================
+"""
+
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.preemption import REQUEUE, Preempted, preemption
+from pretrain.runtime.process_guard import guard_process
+from pretrain.runtime.tested_versions import check_versions
+
+CRASHED, HUNG, UNREAD = 70, 86, 141
+BEFORE_TRAINING = "before training began; start it again to go on"
+"""What is said of a stop before a run trains."""
+
+
+def run_command(main: Callable[[Sequence[str]], int], words: str = preemption.words) -> int:
+    """Runs ``main(argv)``; prints a :class:`DiptychError` without a traceback.
+
+    Listens to signals that ask to stop first of all: ``main`` itself imports what takes long. Only rank 0 prints: the
+    others stop for the same reason (``Ranks.agree`` sees to that). It also writes the status to the file
+    $DIPTYCH_STATUS_FILE, if there is one: a launcher may hide it (``launch/launch.sh``).
+
+    Args:
+        main: The command.
+        words: What is said of a stop before a run trains.
+    """
+    preemption.words = words
+    preemption.listen()
+    status = _status_of(main)
+    preemption.decided(status)
+    path = Path(os.environ.get("DIPTYCH_STATUS_FILE", ""))
+    if _is_main() and path.is_file():
+        path.write_text(str(status))
+    return status
+
+
+def _status_of(main: Callable[[Sequence[str]], int]) -> int:
+    try:
+        with preemption.raised():
+            guard_process()
+            notes = check_versions()
+            for note in notes if _is_main() else ():
+                print(f"note: {note}", file=sys.stderr, flush=True)
+            _name_accelerator()
+            status = main(sys.argv[1:])
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # nobody reads to the end, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+        return UNREAD
+    except DiptychError as error:
+        if _is_main():
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            # A launcher kills all ranks when the first one fails: leave rank 0 the time to say why. Before the group
+            # is formed the ranks may be seconds apart; after that they fail together.
+            preemption.decided(1)  # the launcher begins with TERM
+            time.sleep(1 if _group_is_formed() else 20)
+        return 1
+    except Preempted as stop:
+        if _is_main():
+            print(stop, file=sys.stderr, flush=True)
+        return REQUEUE
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        lost = _group_is_formed() and _LOST.search(str(error))
+        if lost and preemption.received and not preemption.together:
+            return REQUEUE  # before a run trains: another rank obeyed the same signal first
+        traceback.print_exc()
+        if lost:
+            rank = os.environ.get("RANK", "0")
+            print(f"error: rank {rank}: another rank was lost: its own output says why", file=sys.stderr, flush=True)
+        return CRASHED
+
+
+def _name_accelerator() -> None:
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or accelerator.type == "mps":  # which knows no float64
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every rank that it found none
+
+
+def _group_is_formed() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and bool(distributed.is_initialized())
+
+
+def _is_main() -> bool:
+    """Rank 0, also before the ranks have met."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+_LOST = re.compile(r"[Cc]onnection (closed|reset)|[Bb]roken pipe|[Tt]imed out|NCCL|ProcessGroup")
+
+
+def exit_rank(status: int) -> NoReturn:
+    """Ends a process that has joined a process group.
+
+    gloo's threads outlive the group, and a normal interpreter exit then sometimes aborts (seen with torch 2.13), which
+    would turn a finished run into a failed one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,137 @@
+"""Signals that ask a process to stop: Slurm's USR1 before a time limit or a preemption, TERM of whoever ends a job.
+
+What a signal does depends on what it would interrupt:
+
+    while a program is imported    it ends the process with status 85
+    before a run trains            it raises :class:`Preempted`: what preparation has finished is found again
+    while a run trains             it is noted, and all ranks leave together: after a step, for the request travels with
+                                   a reduction that every step makes anyway, or within an evaluation, where
+                                   :func:`leave_if_asked` asks before every batch
+    when the outcome is known      it ends the process with the status of that
+
+This module imports nothing that takes long, so that a program can listen before it imports what does.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pretrain.runtime.distributed import Ranks
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+
+REQUEUE = 85
+"""Exit status of a process that was asked to stop and can be started again to go on."""
+
+
+class Preempted(BaseException):
+    """The process was asked to stop and can be started again to go on.
+
+    Like KeyboardInterrupt no ``Exception``: it is raised anywhere, and what handles failures must not take it for one.
+    """
+
+
+class Preemption:
+    """What this process was asked.
+
+    Attributes:
+        received: Name of the first signal; None: there was none.
+        words: What is said of a stop before a run trains.
+        together: Set when a run begins to train: from then on all ranks leave at the same place.
+    """
+
+    together = False
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self.words = "before its end; start it again"
+        self._when = 0.0
+        self._answer: Callable[[], None] = self._end
+        self._listener: int | None = None
+        self._outcome: int | None = None
+
+    def listen(self) -> None:
+        """Takes the signals from now on; child processes keep their defaults. A second call does nothing."""
+        if self._listener == os.getpid():
+            return
+        self._listener = os.getpid()
+        for each in SIGNALS:
+            signal.signal(each, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._listener:  # a forked worker, which has no checkpoint to write
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if self._outcome is not None:
+            os._exit(self._outcome)
+        if self.received is not None:  # it is stopping already
+            return
+        self.received, self._when = signal.Signals(number).name, time.monotonic()
+        self._answer()
+
+    def _end(self) -> None:
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+            os.write(2, f"stopped by {self.received} {self.words}\n".encode())
+        os._exit(REQUEUE)
+
+    def _note(self) -> None:
+        pass
+
+    def check(self) -> None:
+        """Raises :class:`Preempted` if there was a signal."""
+        if self.received is not None:
+            raise Preempted(f"stopped by {self.received} {self.words}")
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Within it a signal raises :class:`Preempted`, wherever the main thread is; one that has come does at once.
+
+        While a run trains: for long work of one rank, such as an export, that :meth:`Ranks.agree` runs, so that the
+        other ranks stop as well.
+        """
+        with self._answering(self.check):
+            self.check()
+            yield
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within it a signal is only noted."""
+        self.together = True
+        with self._answering(self._note):
+            yield
+
+    @contextmanager
+    def _answering(self, answer: Callable[[], None]) -> Iterator[None]:
+        before, self._answer = self._answer, answer
+        try:
+            yield
+        finally:
+            self._answer = before
+
+    def decided(self, status: int) -> None:
+        """The process is about to end with a status; a signal from now on ends it with that one, at once."""
+        self._outcome = status
+
+    def seconds_since(self) -> float:
+        """Seconds since the signal came; 0 if this process got none."""
+        return time.monotonic() - self._when if self.received else 0.0
+
+
+preemption = Preemption()
+"""Of this process: signal handlers are one for the whole process."""
+
+
+def leave_if_asked(ranks: "Ranks") -> None:
+    """Ends long work at the same place on all ranks once one of them was told to stop. Collective.
+
+    Raises:
+        Preempted: On all ranks.
+    """
+    if ranks.any(preemption.received is not None):
+        raise Preempted("asked to stop; start the run again to go on")

@@ -1,0 +1,1 @@
+"""Commands beside training: inspection of a corpus, dry run, conformance."""

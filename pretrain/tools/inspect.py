@@ -1,0 +1,189 @@
+"""Look at a prepared corpus: ``python -m pretrain.inspect DATA [key=value ...]``.
+
+DATA is the folder of a corpus (data.folder/FINGERPRINT), a data folder that holds one corpus, or a config.yaml, with
+key=value settings behind it: the corpus of that config, prepared first if it is not there.
+
+    --records N                       records shown of every source (2)
+    --layout conditional|independent  how their pairs are laid out (that of the config; independent)
+    --k K                             [PRED] tokens (that of the config; 1)
+    --html FILE|none                  where the page goes (inspect.html in the corpus)
+    --overwrite                       let --html replace an existing file
+    --help                            this text
+"""
+
+import difflib
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.config.loading import load_config
+from pretrain.config.sections import ObjectiveConfig, PackingConfig
+from pretrain.data.corpus import read_corpus
+from pretrain.data.tokenizer import TokenizerConfig, load
+from pretrain.objectives.mixed import make_branches
+from pretrain.preparation.prepare import prepare
+from pretrain.preparation.workers import write_text
+from pretrain.runtime.errors import DiptychError
+from pretrain.tools.inspection import html, terminal
+from pretrain.tools.inspection.facts import Facts, gather
+from pretrain.tools.inspection.finding import find_corpus
+from pretrain.tools.inspection.visible import visible
+
+_OPTIONS = ("--records", "--layout", "--k", "--html")
+_FLAGS = ("--overwrite", "--help")
+_LAYOUTS = ("conditional", "independent")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        data: Folder or config.
+        overrides: Settings of the config.
+        records: Records of every source.
+        layout: Layout, if asked for.
+        predictors: k, if asked for.
+        page: File of the page; "none": no page; None: in the corpus.
+        overwrite: Whether it may replace another file.
+    """
+
+    data: Path
+    overrides: tuple[str, ...] = ()
+    records: int = 2
+    layout: str | None = None
+    predictors: int | None = None
+    page: str | None = None
+    overwrite: bool = False
+
+
+def read_arguments(argv: Sequence[str]) -> Request:
+    """Reads the command line.
+
+    Raises:
+        DiptychError: An unknown option, or a value that is none; no DATA.
+    """
+    values: dict[str, str] = {}
+    flags = set()
+    plain = []
+    rest = iter(argv)
+    for argument in rest:
+        name, given, value = argument.partition("=")
+        if not argument.startswith("-"):
+            plain.append(argument)
+        elif argument in _FLAGS:
+            flags.add(argument)
+        elif name in _OPTIONS:
+            if not given and (value := next(rest, "")) == "":
+                raise DiptychError(f"{name}: needs a value; python -m pretrain.inspect --help lists the options")
+            values[name] = value
+        else:
+            near = difflib.get_close_matches(name, (*_OPTIONS, *_FLAGS), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join((*_OPTIONS, *_FLAGS))}"
+            raise DiptychError(f"{name}: unknown option; {hint}")
+    if not plain:
+        raise DiptychError("DATA: is missing; name a corpus, or the config.yaml that it is prepared from")
+    layout = values.get("--layout")
+    if layout is not None and layout not in _LAYOUTS:
+        near = difflib.get_close_matches(layout, _LAYOUTS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_LAYOUTS)}"
+        raise DiptychError(f"--layout: {layout!r} is no layout; {hint}")
+    return Request(
+        Path(plain[0]),
+        tuple(plain[1:]),
+        _number("--records", values.get("--records", "2")),
+        layout,
+        None if "--k" not in values else _number("--k", values["--k"]),
+        values.get("--html"),
+        "--overwrite" in flags,
+    )
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise DiptychError(f"{name}: expected a number, 0 or more, got {text[:40]!r}")
+    return int(text)
+
+
+def find_facts(request: Request) -> Facts:
+    """Opens the corpus that is asked for and computes what is to be said about it.
+
+    Raises:
+        DiptychError: There is none, or more than one; it is not whole; or its tokenizer has too few [PRED] tokens.
+    """
+    packing, objective = PackingConfig(), ObjectiveConfig()
+    if request.data.suffix in (".yaml", ".yml"):
+        config = load_config(request.data, request.overrides)
+        packing, objective = config.packing, config.objective
+        folder = prepare(config)
+    elif request.overrides:
+        raise DiptychError(f"{request.overrides[0]}: settings go with a config.yaml, not with a prepared corpus")
+    else:
+        folder = find_corpus(request.data)
+    _check_page(request, folder)
+    corpus = read_corpus(folder)
+    reserved = corpus.manifest["inputs"]["tokenizer"]["predictor_tokens"]
+    tokenizer = load(folder / "tokenizer", TokenizerConfig(predictor_tokens=reserved))
+    count = objective.predictors if request.predictors is None else request.predictors
+    if request.predictors is None and not reserved:
+        count = 0
+    if (1 if objective.repeat_predictor else count) > reserved and count:
+        raise DiptychError(f"--k: {count} [PRED] tokens, but the tokenizer of {folder} has {reserved}")
+    branches = make_branches(
+        packing.model_copy(update={"layout": request.layout or packing.layout}),
+        objective.model_copy(update={"predictors": count}),
+        eos=tokenizer.eos,
+        bos=tokenizer.bos,
+        predictors=tokenizer.predictors,
+    )
+    return gather(corpus, tokenizer, branches, request.records)
+
+
+def _page_of(request: Request, folder: Path) -> Path | None:
+    """Where the page goes; None: nowhere."""
+    if request.page == "none":
+        return None
+    return folder / "inspect.html" if request.page is None else Path(request.page)
+
+
+def _check_page(request: Request, folder: Path) -> None:
+    """Refuses to replace what this command did not make, before any work."""
+    page = _page_of(request, folder)
+    if page is None or page.absolute() == (folder / "inspect.html").absolute():
+        return
+    if page.is_dir():
+        raise DiptychError(f"--html {page}: is a folder; name a file")
+    if not page.parent.is_dir():
+        raise DiptychError(f"--html {page}: there is no folder {page.parent}")
+    if page.exists() and not request.overwrite:
+        raise DiptychError(f"--html {page}: exists already; choose another file or give --overwrite")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command ``python -m pretrain.inspect``."""
+    if "--help" in argv or "-h" in argv:
+        print(__doc__)
+        return 0
+    request = read_arguments(argv)
+    facts = find_facts(request)
+    page = _page_of(request, facts.folder)
+    if page is not None:
+        text = html.render(facts)
+        try:
+            write_text(page, text)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DiptychError(f"--html {page}: cannot be written ({reason}); name another file, or none") from None
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    width = shutil.get_terminal_size(fallback=(100, 24)).columns
+    _print(terminal.render(facts, max(40, width), colour) + (f"page: {visible(str(page))}\n" if page else ""))
+    return 0
+
+
+def _print(text: str) -> None:
+    """Prints to whatever stdout is, also one of few characters."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)

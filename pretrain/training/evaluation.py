@@ -1,0 +1,192 @@
+"""Held-out evaluation: language-model loss, objective, representation health and sample texts.
+
+The objective's branches are always laid out here, also for a run with lambda = 0: they do not change the language-model
+loss, and both arms of a comparison get the same health figures.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.config.sections import Config
+from pretrain.data.batch import BatchBuilder
+from pretrain.data.branches import Branches, IntArray
+from pretrain.data.corpus import Corpus, Split
+from pretrain.data.order import random_keys, sample
+from pretrain.data.packing import OneWindow, PackingPlan, pack
+from pretrain.data.schedule import Schedule
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.model.balance_loss import balance_weight
+from pretrain.model.build import plain_attention
+from pretrain.model.initialization import has_own_code
+from pretrain.model.sizes import context_length
+from pretrain.objectives.mixed import MixedObjective
+from pretrain.runtime.distributed import Ranks
+from pretrain.runtime.preemption import leave_if_asked, preemption
+from pretrain.training.health import health
+
+
+@contextmanager
+def evaluating(engine: Any, *, plain: bool = False) -> Iterator[None]:
+    """Within it the engine's model is in evaluation mode and makes no gradients; afterwards it trains as before.
+
+    Args:
+        engine: The engine.
+        plain: The model computes single texts, without packed rows.
+    """
+    engine.eval()
+    try:
+        with torch.no_grad(), _plain_attention(engine.module.lm) if plain else nullcontext():
+            yield
+    finally:
+        engine.train()
+
+
+@contextmanager
+def _plain_attention(lm: Any) -> Iterator[None]:
+    attention = lm.config._attn_implementation
+    lm.set_attn_implementation(plain_attention(lm))
+    try:
+        yield
+    finally:
+        lm.set_attn_implementation(attention)
+
+
+def _asked_to_stop(ids: Tensor, scores: Any, **more: Any) -> Tensor:
+    """Ends a text early on the rank that was told to stop; the others end it, and then leave as well."""
+    return torch.full((len(ids),), preemption.received is not None, device=ids.device)
+
+
+class Evaluator:
+    """Evaluates the engine on a fixed set of held-out rows."""
+
+    def __init__(self, config: Config, corpus: Corpus, tokenizer: Tokenizer, branches: Branches, ranks: Ranks) -> None:
+        self.config = config
+        self.corpus = corpus
+        self.tokenizer = tokenizer
+        self.ranks = ranks
+        # Records, packing and health pairs are drawn without the run's seed: arms are compared on the same texts.
+        drawn = sample(0, "evaluation", len(corpus.heldout), config.evaluation.max_records)
+        pairs = corpus.heldout.pairs(drawn)
+        self.builder, plan = heldout_rows(config, corpus.heldout, drawn, branches, tokenizer.pad, "evaluation")
+        self.order = {int(example): place for place, example in enumerate(drawn)}
+        # A group is computed at once, however few rows a training step has.
+        unit = config.objective.group_rows // math.gcd(config.objective.group_rows, ranks.world_size)
+        # One "step" of the schedule is the whole evaluation, so ranks share its rows as they share a training step's.
+        self.schedule = Schedule(
+            OneWindow(plan),
+            rows_per_step=plan.num_rows,
+            micro_batch_rows=math.ceil(config.train.micro_batch_rows / unit) * unit,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            group_rows=config.objective.group_rows,
+        )
+        self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
+        # Of the views that carry the language-model loss.
+        labelled = slice(1, 2) if config.packing.layout == "conditional" else slice(0, 2)
+        self.num_bytes = max(1, int(pairs.num_bytes[:, labelled].sum()))
+
+    def run(self, engine: Any) -> dict[str, float]:
+        """Metrics by name. Collective.
+
+        Raises:
+            Preempted: Some rank was told to stop.
+        """
+        step = self.schedule.step(0)
+        lm_sum = pair_sum = 0.0
+        num_pairs = 0
+        embeddings: list[tuple[Tensor, ...]] = []
+        with evaluating(engine):
+            for micro_batch in step.micro_batches:
+                leave_if_asked(self.ranks)
+                batch = self.builder.build(micro_batch).to(self.ranks.device)
+                lm_part, states, _ = engine(batch)
+                lm_sum += float(lm_part)
+                num_pairs += len(batch.groups)
+                pair_sum += float(self.objective.distances(states, batch).sum()) if batch.pair_capacity else 0.0
+                if len(batch.groups):
+                    spans = (batch.source_spans, batch.target_spans, batch.prediction_spans)
+                    places = [self.order[example] for row in micro_batch.rows if row for example in row.examples]
+                    embeddings.append(
+                        (torch.tensor(places), *(self.objective.pool(states, span).cpu() for span in spans))
+                    )
+        sums = torch.tensor([lm_sum, pair_sum, num_pairs], dtype=torch.float64, device=self.ranks.device)
+        lm_sum, pair_sum, pairs = self.ranks.sum(sums)
+        metrics = {
+            "eval/lm_loss": lm_sum / step.num_labels,
+            "eval/bits_per_byte": lm_sum / math.log(2) / self.num_bytes,
+            "eval/pair_loss": pair_sum / max(1.0, pairs),
+        }
+        return metrics | {f"health/{name}": value for name, value in self._health(embeddings).items()}
+
+    def samples(self, engine: Any) -> list[tuple[str, str]]:
+        """Held-out prompts and their greedy continuations. Collective: every rank generates the same.
+
+        Raises:
+            Preempted: Some rank was told to stop.
+        """
+        config = self.config.evaluation
+        conditional = self.config.packing.layout == "conditional"
+        texts = []
+        lm = engine.module.lm
+        limit = context_length(lm.config) or math.inf
+        with evaluating(engine, plain=True):
+            for index in range(min(config.prompts, len(self.corpus.heldout))):
+                tokens = list(self.corpus.heldout.views(index)[0].tokens)
+                prompt = [self.tokenizer.bos, *(tokens if conditional else tokens[: config.prompt_tokens])]
+                ids = torch.tensor([prompt], device=self.ranks.device)
+                output = lm.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=False,
+                    max_new_tokens=max(1, min(config.new_tokens, limit - len(prompt))),
+                    # `generate` names the cache as the installed transformers does, which code of its own may not know.
+                    use_cache=not has_own_code(lm.config),
+                    # Under ZeRO-3 each token is a collective: no rank may stop before the others.
+                    synced_gpus=self.ranks.world_size > 1 and self.config.deepspeed.zero_stage == 3,
+                    eos_token_id=self.tokenizer.eos,
+                    pad_token_id=self.tokenizer.pad,
+                    stopping_criteria=[_asked_to_stop],
+                    # transformers cannot compute a load-balancing loss from the mask of cached tokens.
+                    **({"output_router_logits": False} if balance_weight(lm.config) else {}),
+                )
+                leave_if_asked(self.ranks)
+                texts.append((self.tokenizer.decode(prompt), self.tokenizer.decode(output[0, len(prompt) :].tolist())))
+        return texts
+
+    def _health(self, embeddings: list[tuple[Tensor, ...]]) -> dict[str, float]:
+        """Health figures of the first pairs drawn: the same for any number of ranks, seed and layout."""
+        local = tuple(torch.cat(parts) for parts in zip(*embeddings, strict=True)) if embeddings else None
+        gathered = [part for part in self.ranks.gather(local) if part is not None]
+        places, *spaces = (torch.cat(parts) for parts in zip(*gathered, strict=True))
+        first = torch.argsort(places)[: self.config.evaluation.health_pairs]
+        source, target, prediction = (space[first] for space in spaces)
+        return health(source, target, prediction if self.config.objective.predictors else None)
+
+
+def heldout_rows(
+    config: Config, split: Split, records: IntArray, branches: Branches, pad: int, purpose: str
+) -> tuple[BatchBuilder, PackingPlan]:
+    """Held-out records with all their branches, in rows whose order the purpose decides and no run's seed.
+
+    Rows are as long as in training, or longer where a pair with its branches takes more: training without branches
+    takes pairs that have no room for them.
+    """
+    pairs, row_length = split.pairs(records), config.packing.row_length
+    longest = int(branches.num_tokens(pairs.lengths, branched=True).max())
+    if longest > row_length:
+        row_length = 128 * math.ceil(longest / 128)
+    plan = pack(
+        records,
+        pairs,
+        np.ones(len(records), np.bool_),
+        branches,
+        row_length,
+        keys=lambda count: random_keys(0, f"rows of the {purpose}", 0, count),
+    )
+    return BatchBuilder(split, branches, row_length, pad), plan

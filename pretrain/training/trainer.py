@@ -1,0 +1,404 @@
+"""The story of a run: prepare, build, resume, train, evaluate, save, export."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from pretrain.checkpoint.checkpoints import Checkpoints, RunState, read_canary, restore
+from pretrain.checkpoint.export import export
+from pretrain.config.loading import identity
+from pretrain.config.sections import Config
+from pretrain.data.batch import Batch, BatchBuilder
+from pretrain.data.branches import Branches
+from pretrain.data.corpus import Corpus, read_corpus
+from pretrain.data.schedule import Cursor, Step
+from pretrain.data.tokenizer import load
+from pretrain.engine.build import build_engine, longest_position, model_config, set_learning_rate, step_engine
+from pretrain.engine.rank_drift import compare_ranks
+from pretrain.engine.state import optimizer_step
+from pretrain.model.balance_loss import balance_weight
+from pretrain.model.build import count_parameters
+from pretrain.model.canary import canary, check_canary
+from pretrain.model.lora import special_rows
+from pretrain.model.trial import try_model
+from pretrain.objectives.mixed import MixedObjective, make_branches
+from pretrain.preparation.prepare import prepare
+from pretrain.probing.prober import Prober
+from pretrain.runtime.distributed import Ranks
+from pretrain.runtime.preemption import Preempted, preemption
+from pretrain.runtime.watchdog import Watchdog
+from pretrain.training.bad_step_policy import act_on_bad_step
+from pretrain.training.bad_steps import BadSteps
+from pretrain.training.evaluation import Evaluator
+from pretrain.training.introduction import introduction
+from pretrain.training.ledger import open_ledger
+from pretrain.training.monitor import Monitor
+from pretrain.training.progress import Progress, Totals, sum_over_ranks
+from pretrain.training.resumption import choose_checkpoint
+from pretrain.training.run_folder import check_run_folder, claim_run_folder, describe_run
+from pretrain.training.run_schedule import make_schedule
+from pretrain.training.step_metrics import step_metrics
+
+
+def pretrain(config: Config, ranks: Ranks) -> Path:
+    """Runs a config to its end. Collective.
+
+    Returns:
+        The Hugging Face folder of the trained model.
+    """
+    return train(config, ranks, Run)
+
+
+def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Run]") -> Path:
+    """Runs a config of any stage to its end. Collective.
+
+    Args:
+        config: The stage's config.
+        ranks: All ranks.
+        kind: How the stage differs from pre-training.
+
+    Returns:
+        The Hugging Face folder of the trained model.
+    """
+    ranks.on_main(lambda: check_run_folder(config))  # another node would remember for a while that it is not there
+    ranks.on_main(lambda: try_model(config.model))  # before any work
+    folder = ranks.on_main(lambda: prepare(config))
+    corpus = ranks.agree(lambda: read_corpus(folder))
+    if ranks.on_main(lambda: config.run.folder.exists()):  # early where it can be; a mistake leaves no folder behind
+        ranks.on_main(lambda: claim_run_folder(config))
+    run = kind(config, corpus, ranks)
+    note = ranks.on_main(lambda: claim_run_folder(config))
+    done = run.resume_or_start()
+    with closing(run.monitor), closing(run.watchdog), run.watchdog.traced(), preemption.kept():
+        if note:
+            run.monitor.say(note)
+        run.settle(done)
+        steps = run.batches(done)
+        while not run.over(done):
+            before, done = done, run.train_step(*next(steps))
+            if done <= before:  # the run went back to a checkpoint
+                steps.close()
+                steps = run.batches(done)
+            if run.asked_to_stop:
+                run.stop_to_go_on(done)
+            run.settle(done)
+        return run.finish()
+
+
+class Run:
+    """The parts of a run and what each stage of it does with them.
+
+    Attributes:
+        enough: Set by an evaluation after which the run need not go on.
+        settled: Whether evaluation, probe and checkpoint that were due after the last step are done.
+        asked_to_stop: Set by a step during which some rank was told to stop.
+    """
+
+    enough = False
+    settled = False
+    asked_to_stop = False
+
+    def __init__(self, config: Config, corpus: Corpus, ranks: Ranks) -> None:
+        self.config, self.corpus, self.ranks = config, corpus, ranks
+        self.tokenizer = load(str(corpus.folder / "tokenizer"), config.tokenizer)
+        self.branches = self.make_branches()
+        hf_config = model_config(config, self.tokenizer, longest_position(config, corpus, self.branches))
+        self.objective = MixedObjective(
+            config.objective, ranks.rank, ranks.world_size, balance_weight=balance_weight(hf_config)
+        )
+        self.schedule = make_schedule(config, corpus, self.branches, self.objective, ranks)
+        train = config.train
+        self.num_steps = train.steps or self.schedule.num_steps(train.epochs or 1.0)
+        self.rows_per_epoch, self.rows_counted = self.schedule.rows_per_epoch()
+        self.cursor = Cursor()
+        self.builder = BatchBuilder(corpus.train, self.branches, config.packing.row_length, self.tokenizer.pad)
+        self.lora_rows = special_rows(self.tokenizer, self.branches.eos) if config.model.lora.rank else ()
+        self.built = build_engine(config, hf_config, self.schedule, ranks, self.lora_rows)
+        self.engine = self.built.engine
+        self.counts = count_parameters(hf_config, config.model.lora, self.lora_rows)
+        self.evaluator = Evaluator(config, corpus, self.tokenizer, self.branches, ranks)
+        self.prober = Prober(config, corpus, self.tokenizer, self.branches, ranks) if config.probe.every else None
+        self.checkpoints = Checkpoints(config.run.folder / "checkpoints", config.checkpoint, ranks)
+        self.bad_steps = BadSteps(config.train, config.run.folder)
+        self.progress = Progress()
+        self.grad_norm = math.nan
+        self.step_started = 0.0
+        self.evaluated: dict[str, float] = {}
+        self.checkpoint: Path | None = None
+
+    def make_branches(self) -> Branches:
+        """How pairs are laid out."""
+        special = self.tokenizer
+        return make_branches(
+            self.config.packing, self.config.objective, eos=special.eos, bos=special.bos, predictors=special.predictors
+        )
+
+    def resume_or_start(self) -> int:
+        """Loads the checkpoint that the config asks for; returns the number of steps done. Collective."""
+        config, ranks = self.config, self.ranks
+        found = choose_checkpoint(config, self.checkpoints, self.corpus.fingerprint, self.num_steps, ranks)
+        self.origin = found.origin
+        first = 0
+        if found.path is not None and found.state is not None:
+            first = self.go_on_from(found.path, found.state)
+        else:
+            self.bad_steps.recall({}, ranks)
+        ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
+        ranks.on_main(lambda: self.checkpoints.check_room(self.counts.trained))
+        self.monitor = ranks.agree(
+            lambda: Monitor(
+                config.run.folder, config.logging, active=ranks.is_main, first_step=first, num_steps=self.num_steps
+            )
+        )
+        self.watchdog = Watchdog(config.run.folder / "traces", ranks.rank, config.train.hang_minutes)
+        self.ledger = open_ledger(config.run.folder / "ledger", first, ranks) if config.logging.ledger else None
+        for line in (*found.lines, *introduction(self)):
+            self.monitor.say(line)
+        self.schedule.start_from(self.cursor)
+        return first
+
+    def go_on_from(self, path: Path, state: RunState) -> int:
+        """Takes up a checkpoint; returns the number of steps done. Collective."""
+        restore(path, self.engine, state)
+        check_canary(self.engine, read_canary(path), state.dtype, self.ranks.device)
+        self.checkpoint = path
+        self.progress = Progress(state.label_tokens, state.tokens)
+        self.evaluated = dict(state.extra.get("evaluation", {}))
+        self.settled = bool(state.extra.get("settled", True))
+        self.bad_steps.recall(state.extra.get("bad_steps", {}), self.ranks)
+        self.recall(state.extra)
+        self.cursor = Cursor(**state.cursor)
+        return state.step
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        """Takes up what :meth:`facts` stored in the checkpoint that the run goes on from."""
+
+    def batches(self, first: int) -> Generator[tuple[Step, list[Batch]], None, None]:
+        """Steps from ``first`` on with this rank's micro-batches; the next one is built while this one trains."""
+
+        def build(index: int) -> tuple[Step, list[Batch]]:
+            step = self.schedule.step(index)
+            return step, [self.builder.build(micro_batch) for micro_batch in step.micro_batches]
+
+        with ThreadPoolExecutor(1) as background:
+            following = background.submit(build, first) if first < self.num_steps else None
+            for index in range(first, self.num_steps):
+                self.step_started = time.perf_counter()  # so that waiting for data counts
+                assert following is not None
+                current = following.result()
+                following = background.submit(build, index + 1) if index + 1 < self.num_steps else None
+                yield current
+
+    def train_step(self, step: Step, batches: list[Batch]) -> int:
+        """One optimizer step, unless it is bad. Collective.
+
+        Returns:
+            The number of steps done; no more than before if the run went back to a checkpoint.
+        """
+        config, ranks, engine = self.config, self.ranks, self.engine
+        if why := self.bad_steps.left_out.get(step.index):
+            self.monitor.say(f"step {step.index + 1}: left out again ({why})")
+            return self.pass_over(step)
+        self.watchdog.beat(f"step {step.index + 1}", patience=1 if self.progress.warm else 3)
+        torch.manual_seed(_seed(config.run.seed, step.index, ranks.rank))
+        rate = config.optimizer.lr * set_learning_rate(engine, config.optimizer, step.index, self.num_steps)
+        totals, own = Totals(), torch.zeros(2, dtype=torch.float64, device=ranks.device)
+        for number, cpu_batch in enumerate(batches, start=1):
+            batch = cpu_batch.to(ranks.device)
+            lm_sum, states, balance = engine(batch)
+            terms = self.objective(states, lm_sum, batch, step, balance)
+            saved = number == len(batches) and self.checkpoints.written
+            totals += sum_over_ranks(terms, batch, ranks, asked=preemption.received is not None, saved=saved)
+            own += torch.stack([terms.lm_sum, terms.pair_sum])
+            self.asked_to_stop = totals.asked_to_stop > 0
+            whole = math.nan if totals.not_finite else totals.loss
+            # What is wrong with the loss is known before its gradient is: of a part if it is not finite, else of all.
+            if (totals.not_finite or number == len(batches)) and (why := self.bad_steps.verdict(whole)):
+                return act_on_bad_step(self, why, step, loss=whole, own=own, learning_rate=rate)
+            # DeepSpeed averages gradients over ranks; the loss is already divided by the counts of the whole step.
+            engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
+            grad_norm = step_engine(engine)
+        assert grad_norm is not None
+        if not math.isfinite(grad_norm):
+            why = "the gradient norm is not finite"
+            return act_on_bad_step(self, why, step, loss=totals.loss, own=own, learning_rate=rate)
+        self.bad_steps.add_good(totals.loss)
+        if self.ledger:
+            self.ledger.add(step)
+        self.grad_norm = grad_norm
+        self.settled = False
+        if totals.saved == ranks.world_size:
+            self.complete_save()
+        self.cursor = step.cursor
+        self.progress.add(totals, time.perf_counter() - self.step_started)
+        done = step.index + 1
+        if done == 1 or done % config.logging.every == 0 or done == self.num_steps:
+            metrics = step_metrics(self, step, rate)
+            ranks.agree(lambda: self.monitor.log(done, metrics))
+        self.monitor.advance()
+        if config.train.compare_ranks_every and done % config.train.compare_ranks_every == 0:
+            compare_ranks(engine, ranks)
+        return done
+
+    def pass_over(self, step: Step) -> int:
+        """Counts a step that is left out as done."""
+        self.settled = False
+        self.cursor = step.cursor
+        self.monitor.advance()
+        return step.index + 1
+
+    def over(self, done: int) -> bool:
+        """Whether ``done`` steps are all."""
+        return done == self.num_steps or self.enough
+
+    def settle(self, done: int) -> None:
+        """Evaluation, probe and checkpoint where they are due after ``done`` steps. Collective."""
+        if self.settled:
+            return
+        config = self.config
+        try:
+            if (self.over(done) or done % config.evaluation.every == 0) and self.evaluated.get("step") != done:
+                self.watchdog.beat(f"evaluation after step {done}", patience=3)
+                self.evaluate(done)
+            if self.prober and (self.over(done) or done % config.probe.every == 0):
+                self.watchdog.beat(f"probe after step {done}", patience=3)
+                self.probe(done)
+        except Preempted:  # on all ranks: what is not done yet is done by the next start
+            self.stop_to_go_on(done)
+        self.settled = True
+        due = self.over(done) or self.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0
+        if done and due:
+            self.save(done, wait=self.over(done))
+        self.watchdog.beat(f"waiting for the data of step {done + 1}")
+
+    def stop_to_go_on(self, done: int) -> NoReturn:
+        """Saves what a later start goes on from. Collective.
+
+        Raises:
+            Preempted: Always.
+        """
+        if not done:
+            raise Preempted("asked to stop before the first step; start the run again")
+        self.save(done, wait=True)
+        seconds = max(self.ranks.gather(preemption.seconds_since()))
+        notice = self.config.checkpoint.notice_seconds
+        if seconds > notice:
+            self.monitor.say(
+                f"warning: {seconds:.0f} s from the signal to the checkpoint, of {notice:.0f} s that there may be "
+                "(checkpoint.notice_seconds): ask for the signal earlier, e.g. sbatch --signal=USR1@300"
+            )
+        raise Preempted(f"asked to stop: step {done} of {self.num_steps} is saved; start the run again to go on")
+
+    def evaluate(self, done: int) -> None:
+        """Held-out metrics and sample texts after ``done`` steps, written once all are there. Collective."""
+        metrics = self.heldout_metrics(done)
+        texts = self.evaluator.samples(self.engine)
+        self.evaluated = {"step": done, **metrics}
+
+        def write() -> None:
+            self.monitor.log(done, metrics)
+            self.monitor.samples(done, texts)
+
+        self.ranks.agree(write)
+
+    def heldout_metrics(self, done: int) -> dict[str, float]:
+        """Metrics on held-out records by name, after ``done`` steps. Collective."""
+        return self.evaluator.run(self.engine)
+
+    def probe(self, done: int) -> None:
+        """What a linear probe reads from held-out embeddings after ``done`` steps. Collective."""
+        if self.prober is None:
+            return
+        metrics = self.prober.run(self.engine)
+        if not metrics:
+            self.monitor.say(f"step {done}  probe: left out, embeddings are not finite")
+            return
+        self.ranks.agree(lambda: self.monitor.log_probe(done, self.progress.label_tokens, metrics))
+
+    def save(self, done: int, *, wait: bool) -> None:
+        """Writes a checkpoint, or begins to: steps from now on find out when all ranks have written it. Collective."""
+        self.watchdog.beat(f"checkpoint of step {done}", patience=3)
+        self.ranks.agree(lambda: self.corpus.check_unchanged() if self.ranks.is_main else None)
+        state = RunState(
+            step=done,
+            label_tokens=self.progress.label_tokens,
+            tokens=self.progress.tokens,
+            optimizer_step=optimizer_step(self.engine),
+            identity=identity(self.config),
+            data_fingerprint=self.corpus.fingerprint,
+            model=self.built.hf_config.to_dict(),
+            dtype=str(self.built.dtype).removeprefix("torch."),
+            extra=self.facts(),
+            cursor=asdict(self.cursor),
+        )
+        first_view = self.corpus.heldout.views(0)[0]
+        ids = [self.tokenizer.bos, *first_view.tokens][:32]
+        self.complete_save()
+        self.checkpoints.begin(self.engine, state, canary(self.engine, ids, self.ranks.device))
+        self.saving = done
+        if wait or not self.config.checkpoint.asynchronous:
+            self.complete_save()
+
+    def complete_save(self) -> None:
+        """Makes a checkpoint of what all ranks have written, or will have soon, if a save is in flight. Collective."""
+        path = self.checkpoints.complete()
+        if path is None:
+            return
+        self.checkpoint = path
+        seconds = {
+            "checkpoint/stall_seconds": self.checkpoints.stall_seconds,
+            "checkpoint/save_seconds": self.checkpoints.save_seconds,
+        }
+        self.ranks.agree(lambda: self.monitor.log(self.saving, seconds))
+        self.monitor.flush()
+        if warning := self.checkpoints.too_slow():
+            self.monitor.say(warning)
+
+    def finish(self) -> Path:
+        """Exports the checkpoint worth keeping, else the last, as a Hugging Face folder. Collective."""
+        out = self.config.run.folder / "export"
+        kept = self.checkpoints.worth_keeping
+        checkpoint = self.checkpoint if kept is None else self.checkpoints.path(kept)
+        assert checkpoint is not None  # the last step was saved, by this process or before its resumption
+
+        self.watchdog.beat("export", patience=3)
+
+        def write() -> None:
+            if self.ranks.is_main and not out.exists():
+                export(checkpoint, self.config.run.folder / "tokenizer", out)
+
+        try:
+            self.ranks.agree(write, long=self.ranks.is_main)
+        except Preempted:
+            raise Preempted("asked to stop during the export; start the run again to export") from None
+        self.monitor.say(f"model: {out} (open it with AutoModelForCausalLM.from_pretrained)")
+        return out
+
+    def facts(self) -> dict[str, object]:
+        """What a checkpoint stores besides, for the model card and for :meth:`recall`."""
+        splits = self.corpus.manifest["splits"]
+        paths = [Path(span.where).name for span in self.corpus.train.sources]
+        return {
+            "name": self.config.run.folder.name,
+            "parameters": self.counts.total,
+            "bos": self.tokenizer.hf.bos_token,
+            "evaluation": self.evaluated,
+            "settled": self.settled,
+            "origin": self.origin,
+            "bad_steps": self.bad_steps.facts(),
+            "lora_rows": self.lora_rows,
+            "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],
+        }
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Seed of a step's model dropout on a rank, so that a resumed run draws what the straight one drew."""
+    return int.from_bytes(hashlib.sha256(f"{seed} step {step} rank {rank}".encode()).digest()[:8], "big") >> 1
