@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pretrain.data.tokenizer import TokenizerConfig
+from pretrain.config.model import TokenizerConfig
 from pretrain.preparation.tokenizer_training import train
 from probes.encoding.encode import encode
 from probes.encoding.probed_model import ProbedModel, open_model

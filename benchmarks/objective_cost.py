@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pretrain.config.model import ModelConfig, TokenizerConfig
 from pretrain.config.sections import ObjectiveConfig
 from pretrain.data import corpus
 from pretrain.data.batch import Batch, collate
@@ -31,8 +32,8 @@ from pretrain.data.branches import Branches, PairSpans, Tree, View
 from pretrain.data.order import random_keys
 from pretrain.data.packing import pack
 from pretrain.data.schedule import Step
-from pretrain.data.tokenizer import Tokenizer, TokenizerConfig
-from pretrain.model.build import ModelConfig, build_model, hf_config
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.model.build import build_model, hf_config
 from pretrain.model.network import BranchNetwork
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.preparation.tokenizer_training import train

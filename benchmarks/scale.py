@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from pretrain.config.data import MixtureStage
 from pretrain.data import corpus
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import BLOCK, Split
-from pretrain.data.mixture import MixtureStage, resolve
+from pretrain.data.mixture import resolve
 from pretrain.data.order import WINDOW, Order, random_keys
 from pretrain.data.packing import WindowPlanner
 from pretrain.data.schedule import Cursor, Schedule

@@ -8,9 +8,9 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from finetune.prompts import Style
 from finetune.tasks import TASKS, Task, make_task, nearest
 from finetune.tasks.source import TaskSource
-from pretrain.config.sections import Config, DataConfig, EvaluationConfig, PackingConfig, Section
-from pretrain.preparation.cleaning import CleaningConfig
-from pretrain.preparation.duplicates import DeduplicationConfig
+from pretrain.config.data import CleaningConfig, DataConfig, DeduplicationConfig
+from pretrain.config.section import Section
+from pretrain.config.sections import Config, EvaluationConfig, PackingConfig
 from pretrain.runtime.errors import DiptychError
 
 LOSSES = ("eval/lm_loss", "eval/bits_per_byte", "eval/pair_loss")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pretrain.runtime.command import run_command
 from pretrain.runtime.errors import DiptychError
-from pretrain.sources.record import Part
+from pretrain.sources.part import Part
 from pretrain.sources.synthetic.reviews import ReviewsSource
 
 _FILES = {"train.jsonl": (3000, 1), "test.jsonl": (400, 2)}

@@ -20,13 +20,14 @@ from finetune.tasks import Example, Task, nearest
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import Corpus
 from pretrain.data.tokenizer import load
+from pretrain.engine.evaluating import evaluating
 from pretrain.model.loading import context_length
 from pretrain.preparation.prepare import roomiest_branches
 from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.errors import DiptychError
-from pretrain.runtime.preemption import leave_if_asked, preemption
+from pretrain.runtime.leaving import leave_if_asked
+from pretrain.runtime.preemption import preemption
 from pretrain.sources.files import Files
-from pretrain.training.evaluation import evaluating
 from pretrain.training.trainer import Run, train
 
 _FRAME_TOKENS = 32

@@ -25,7 +25,8 @@ from pydantic import Field, StrictBool, ValidationError
 
 from finetune.config import FinetuneConfig
 from pretrain.config.loading import load_config
-from pretrain.config.sections import Config, Section
+from pretrain.config.section import Section
+from pretrain.config.sections import Config
 from pretrain.runtime import yaml_file
 from pretrain.runtime.errors import DiptychError
 

@@ -22,9 +22,9 @@ from pretrain.checkpoint import save as checkpoint_save
 from pretrain.checkpoint.checkpoints import read_canary, read_state, read_weights, restore
 from pretrain.checkpoint.export import main as export_main
 from pretrain.config.loading import load_config
+from pretrain.config.model import ModelConfig, TokenizerConfig
 from pretrain.data.corpus import read_corpus
-from pretrain.data.tokenizer import TokenizerConfig
-from pretrain.model.build import ModelConfig, model_problems
+from pretrain.model.build import model_problems
 from pretrain.model.existing_weights import load_existing
 from pretrain.model.loading import find_base, find_model, load_model
 from pretrain.preparation.prepare import prepare

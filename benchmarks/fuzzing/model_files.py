@@ -15,7 +15,8 @@ from benchmarks.fuzzing.data_files import TEXTS
 from benchmarks.fuzzing.reader import Reader
 from pretrain.checkpoint.checkpoints import read_canary, read_state, read_weights
 from pretrain.checkpoint.files import MANIFEST, checksum_problem, present_files, write_manifest, write_tensors
-from pretrain.data.tokenizer import TokenizerConfig, load
+from pretrain.config.model import TokenizerConfig
+from pretrain.data.tokenizer import load
 from pretrain.runtime.errors import DiptychError
 
 SETTINGS: dict[str, Any] = {

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from finetune.tasks import make_task
 from pretrain.sources.files import Files
-from pretrain.sources.record import BadRow, Part, Record, Source
+from pretrain.sources.part import Part
+from pretrain.sources.record import BadRow, Record, Source
 
 
 class TaskSource(Source):

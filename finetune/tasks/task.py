@@ -13,7 +13,8 @@ from pretrain.sources.columns import Problem, look_up, text_of
 from pretrain.sources.jsonl import objects
 from pretrain.sources.lines import TextSource
 from pretrain.sources.opening import local_path
-from pretrain.sources.record import BadRow, Part
+from pretrain.sources.part import Part
+from pretrain.sources.record import BadRow
 
 _LONGEST_LINE: Final = 5000
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from pretrain import __version__
 from pretrain.checkpoint.checkpoints import Checkpoints, RunState, read_canary, read_state, read_weights
 from pretrain.checkpoint.folder import checkpoint_name
+from pretrain.config.model import LoraConfig
 from pretrain.config.sections import CheckpointConfig
 from pretrain.data.older_transformers import add_older_model_names, add_older_tokenizer_names
 from pretrain.model.build import build_model, plain_attention
@@ -26,7 +27,7 @@ from pretrain.model.canary import TOLERANCE, compare, measure
 from pretrain.model.existing_weights import load_existing
 from pretrain.model.fixed_state import fixed_state
 from pretrain.model.initialization import causal_lm, has_own_code
-from pretrain.model.lora import LoraConfig, merged_weights
+from pretrain.model.lora import merged_weights
 from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.errors import DiptychError
 

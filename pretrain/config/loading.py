@@ -11,12 +11,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from pretrain.config.checks import contradictions, refuse
 from pretrain.config.sections import Config
-from pretrain.engine.config import extra_problems
-from pretrain.model.build import model_problems
-from pretrain.objectives import OBJECTIVES
 from pretrain.runtime import yaml_file
-from pretrain.runtime.errors import DiptychError
 
 C = TypeVar("C", bound=Config)
 
@@ -51,13 +48,11 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), kind: Any = Co
         with suppress(ValidationError):  # a section that must be given is broken
             sound = yaml_file.validate(kind, {name: section for name, section in tree.items() if name not in broken})
             problems += [
-                problem for problem in _contradictions(sound) if not any(f"{section}." in problem for section in broken)
+                problem for problem in contradictions(sound) if not any(f"{section}." in problem for section in broken)
             ]
     else:
-        problems += list(_contradictions(config))
-    if problems:
-        head = f"{path or 'config'}: {len(problems)} problem" + ("s" if len(problems) > 1 else "")
-        raise DiptychError("\n  ".join([head, *problems]))
+        problems += list(contradictions(config))
+    refuse(problems, path)
     return config
 
 
@@ -212,65 +207,3 @@ def _known_keys(location: Sequence[Any], kind: type[Config]) -> list[str]:
     if isinstance(model, type) and issubclass(model, BaseModel):
         return [field.alias or name for name, field in model.model_fields.items()]
     return []
-
-
-def _contradictions(config: Config) -> Iterator[str]:
-    """Rules that span several settings."""
-    objective, train, data = config.objective, config.train, config.data
-    if objective.group_rows > 1 and not OBJECTIVES[objective.distance].couples_pairs:
-        yield f"objective.group_rows: {objective.distance} compares no pairs with each other; leave it at 1"
-    if train.rows_per_step % objective.group_rows:
-        yield (
-            f"objective.group_rows: {objective.group_rows} does not divide train.rows_per_step {train.rows_per_step}"
-        )
-    if objective.gamma == 0 and objective.lambda_ == 0:
-        yield "objective.gamma: gamma and lambda are both 0, nothing would be trained"
-    distinct = 1 if objective.repeat_predictor else objective.predictors
-    if objective.predictors and distinct > config.tokenizer.predictor_tokens:
-        yield (
-            f"objective.predictors: needs {distinct} [PRED] tokens, but tokenizer.predictor_tokens is "
-            f"{config.tokenizer.predictor_tokens}"
-        )
-    if not data.sources:
-        yield "data.sources: names no source"
-    titles: dict[str, str] = {}
-    for key in ("sources", "heldout_sources"):
-        for index, source in enumerate(getattr(data, key)):
-            place = f"data.{key}.{index}"
-            before = titles.setdefault(source.title, place)
-            if before != place:
-                yield f"{place}: is named {source.title!r} like {before}; give it a name of its own"
-            for view in dict.fromkeys(data.views):
-                if view not in source.view_names():
-                    yield f"{place}: has views {', '.join(source.view_names())}, but data.views asks {view!r}"
-    named = {source.name for source in data.sources}
-    for index, stage in enumerate(data.mixture):
-        for name in (*stage.weights, *stage.budgets):
-            if name not in named:
-                near = difflib.get_close_matches(name, [known for known in named if known], n=1)
-                hint = f"did you mean {near[0]}?" if near else "give the source that is meant this name"
-                yield f"data.mixture.{index}: no source has the name {name!r}; {hint}"
-    for index, source in enumerate(data.decontamination.sources):
-        if not set(data.views) & set(source.view_names()):
-            names = ", ".join(source.view_names())
-            yield f"data.decontamination.sources.{index}: has views {names}, none of data.views {list(data.views)}"
-        elif data.decontamination.match == "pair" and not set(data.views) <= set(source.view_names()):
-            yield (
-                f"data.decontamination.sources.{index}: has not both of data.views {list(data.views)}, so "
-                "data.decontamination.match pair would find nothing in it; match view or ngram"
-            )
-    for view in data.compare_as_written or ():
-        if view not in data.views and "compare_as_written" in data.model_fields_set:
-            yield f"data.compare_as_written: {view!r} is none of data.views {list(data.views)}"
-    for view in data.decontamination.views or ():
-        if view not in data.views:
-            yield f"data.decontamination.views: {view!r} is none of data.views {list(data.views)}"
-    yield from model_problems(config.model)
-    yield from extra_problems(config.deepspeed.extra)
-    if config.deepspeed.offload_parameters and config.deepspeed.zero_stage != 3:
-        yield "deepspeed.offload_parameters: needs deepspeed.zero_stage 3"
-    if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
-        yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"
-    if config.optimizer.name == "muon" and config.optimizer.clip:
-        # DeepSpeed 0.19.8 clips after orthogonalisation in stages 1 to 3: a limit would only shrink Muon's update.
-        yield "optimizer.clip: muon's update has a norm of its own; set optimizer.clip to 0"

@@ -6,29 +6,13 @@ A field marked with ``FREE`` may change between a run and its resumption; every 
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pretrain.data.mixture import MixtureStage
-from pretrain.data.tokenizer import TokenizerConfig
-from pretrain.model.build import ModelConfig
-from pretrain.objectives import OBJECTIVES
-from pretrain.preparation.cleaning import CleaningConfig
-from pretrain.preparation.contamination import DecontaminationConfig
-from pretrain.preparation.duplicates import DeduplicationConfig
-from pretrain.sources import SourceConfig
-from pretrain.sources.synthetic.reviews import ReviewsSource
-
-FREE: dict[str, Any] = {"free_on_resume": True}
-
-
-class Section(BaseModel):
-    """Frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, populate_by_name=True
-    )
+from pretrain.config.data import DataConfig
+from pretrain.config.model import ModelConfig, TokenizerConfig
+from pretrain.config.section import FREE, Section
 
 
 class RunConfig(Section):
@@ -50,69 +34,6 @@ class RunConfig(Section):
     )
 
 
-class DataConfig(Section):
-    """Which records are read, which of them are kept, and in what proportion they are used (docs/data.md)."""
-
-    sources: tuple[SourceConfig, ...] = Field((ReviewsSource(),), description="Where training records come from.")
-    heldout_sources: tuple[SourceConfig, ...] = Field(
-        (), description="Where held-out records come from; empty: heldout_fraction of the training records."
-    )
-    heldout_fraction: float = Field(
-        0.02,
-        ge=0,
-        lt=1,
-        description="Share of records held out when no heldout_sources are named, by a hash of their text or group.",
-    )
-    views: tuple[str, str] = Field(
-        ("review", "paraphrase"),
-        description="The two views of a record: in the conditional layout the first is the context of the second. One "
-        "name twice: two wordings of that view, drawn anew every epoch.",
-    )
-    max_view_tokens: int | None = Field(
-        None, ge=1, description="A longer view is truncated and counted; null: the most that a row can take."
-    )
-    compare_as_written: tuple[str, ...] | None = Field(
-        None,
-        description="Views whose texts are equal only if they are so letter for letter, where duplicates and test sets "
-        "are looked for; those of other views are compared in NFKC, lower case and single spaces. null: views named "
-        "code, and the code of docstrings and regex_grammar.",
-    )
-    mixture: tuple[MixtureStage, ...] = Field(
-        (), description="What an epoch is made of, stage after stage; empty: every record of every source once."
-    )
-    repeat: bool = Field(False, description="Let a mixture take more records of a source than it has.")
-    cleaning: CleaningConfig = CleaningConfig()
-    deduplication: DeduplicationConfig = DeduplicationConfig()
-    decontamination: DecontaminationConfig = DecontaminationConfig()
-    on_bad_row: Literal["stop", "skip"] = Field(
-        "stop",
-        description="A row that gives no record stops the preparation, or is left out, counted and listed.",
-        json_schema_extra=FREE,
-    )
-    max_bad_share: float = Field(
-        0.01, ge=0, le=1, description="With on_bad_row skip: the largest share of bad rows.", json_schema_extra=FREE
-    )
-    workers: int | None = Field(
-        None,
-        ge=1,
-        description="Processes that prepare data; null: one per core, one alone for little data. Decides nothing else.",
-        json_schema_extra=FREE,
-    )
-    folder: Path = Field(
-        Path("runs/data"),
-        description="Prepared corpora, each in a subfolder named by its fingerprint, and in work/ what they were made "
-        "of: what is there is not made again.",
-        json_schema_extra=FREE,
-    )
-
-    def views_as_written(self) -> tuple[str, ...]:
-        """Those of the two views that are compared as written."""
-        named = self.compare_as_written
-        if named is None:
-            named = ("code", *(view for source in self.sources for view in source.code_views()))
-        return tuple(view for view in dict.fromkeys(self.views) if view in named)
-
-
 class PackingConfig(Section):
     """How pairs become rows (docs/branches.md)."""
 
@@ -128,6 +49,13 @@ class PackingConfig(Section):
     )
 
 
+DistanceName = Literal["cosine", "l2", "normalized_l2", "mse", "infonce"]
+"""What :data:`pretrain.objectives.OBJECTIVES` has a function for."""
+
+COUPLING_DISTANCES: tuple[DistanceName, ...] = ("infonce",)
+"""Distances with which the value of a pair depends on the other pairs of its group."""
+
+
 class ObjectiveConfig(Section):
     """L = gamma * CE(next token) + lambda * D(Pred(Enc(source)), Enc(target)), arXiv 2509.14252."""
 
@@ -139,7 +67,9 @@ class ObjectiveConfig(Section):
         description="Weight of the embedding-prediction loss; 0: no branch is laid out, a plain language model.",
     )
     lambda_warmup_steps: int = Field(0, ge=0, description="Steps over which lambda rises linearly from 0.")
-    distance: str = Field("cosine", description=f"D: {', '.join(OBJECTIVES)} (pretrain/objectives/).")
+    distance: DistanceName = Field(
+        "cosine", description=f"D: {', '.join(get_args(DistanceName))} (pretrain/objectives/)."
+    )
     temperature: float = Field(0.07, gt=0, description="Temperature of infonce.")
     group_rows: int = Field(
         1, ge=1, description="infonce: consecutive rows of a step whose pairs are each other's negatives (any rank)."
@@ -158,12 +88,13 @@ class ObjectiveConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of pairs (per example and epoch) without branches.")
     dropout_rescale: bool = Field(False, description="Divide lambda by the kept share 1 - dropout.")
 
-    @field_validator("distance")
+    @field_validator("distance", mode="before")
     @classmethod
-    def _known_distance(cls, distance: str) -> str:
-        if distance not in OBJECTIVES:
-            near = difflib.get_close_matches(distance, OBJECTIVES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(OBJECTIVES)}"
+    def _known_distance(cls, distance: object) -> object:
+        known = get_args(DistanceName)
+        if distance not in known:
+            near = difflib.get_close_matches(str(distance), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise ValueError(f"unknown distance; {hint}")
         return distance
 

@@ -9,39 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
+from pretrain.config.data import MixtureStage
 from pretrain.runtime.errors import DiptychError
-
-
-class MixtureStage(BaseModel):
-    """A stretch of training with one mix of sources."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-    tokens: int | None = Field(None, ge=1, description="View tokens of the stage; goes with weights.")
-    weights: dict[str, float] = Field(
-        default_factory=dict, description="Parts of the stage's tokens by source name; 3 and 1 are 75 % and 25 %."
-    )
-    budgets: dict[str, int] = Field(default_factory=dict, description="Instead of weights: view tokens by source name.")
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "MixtureStage":
-        if bool(self.weights) == bool(self.budgets):
-            raise ValueError("give either weights (with tokens) or budgets")
-        if bool(self.weights) != (self.tokens is not None):
-            raise ValueError("weights need the tokens of the stage" if self.weights else "budgets leave tokens out")
-        parts = [*self.weights.values(), *self.budgets.values()]
-        if min(parts) < 0 or not any(parts):
-            raise ValueError("no part may be negative, and one must be positive")
-        return self
-
-    def tokens_of(self, name: str) -> float:
-        """View tokens that the stage asks of a source."""
-        if self.budgets:
-            return float(self.budgets.get(name, 0))
-        assert self.tokens is not None
-        return self.tokens * self.weights.get(name, 0.0) / math.fsum(self.weights.values())
 
 
 class Source(Protocol):

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tokenizers
-from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pretrain.data.older_transformers import add_older_tokenizer_names
+from pretrain.config.model import TokenizerConfig
 from pretrain.data.text_encoder import TextEncoder
 from pretrain.runtime.errors import DiptychError
 
@@ -27,30 +27,6 @@ PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
 _FILES = ("tokenizer*.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")
 _UNUSUAL = ("\u2603", "\U00013000", "\ue000", "\uffff")  # unknown to a tokenizer, unless it knows everything
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-class TokenizerConfig(BaseModel):
-    """Which tokenizer to use, or how to train one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str | None = Field(
-        default=None,
-        description="Folder or hub name of an existing Hugging Face tokenizer; none: train one on the corpus.",
-    )
-    algorithm: Literal["bpe", "unigram"] = Field(
-        default="bpe", description="SentencePiece algorithm of a trained tokenizer."
-    )
-    vocab_size: int = Field(
-        default=8192, gt=0, description="Pieces of a trained tokenizer in all, special ones and the 256 bytes included."
-    )
-    predictor_tokens: int = Field(default=4, ge=0, le=64, description="Number of distinct [PRED_i] pieces reserved.")
-    sample_texts: int = Field(
-        default=200_000, gt=0, description="Most texts used for training; of more, a fixed even draw."
-    )
-    trust_remote_code: bool = Field(
-        default=False, description="Run the Python code that an existing tokenizer brings along."
-    )
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from pretrain.config.model import LoraConfig
 from pretrain.config.sections import Config
 from pretrain.engine.config import deepspeed_config
 from pretrain.footprint.trace import Request, Trace, trace
 from pretrain.model.build import ParameterCounts
 from pretrain.model.initialization import meta_model
-from pretrain.model.lora import LoraConfig, add_lora
+from pretrain.model.lora import add_lora
 
 # The planner's search for what fits asks for the same again and again.
 _TRACES: dict[tuple[str, Request], Trace] = {}

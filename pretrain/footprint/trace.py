@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from pretrain.config.model import LoraConfig
 from pretrain.data.batch import Batch
 from pretrain.footprint.kernels import without_arithmetic
 from pretrain.model.initialization import causal_lm
-from pretrain.model.lora import LoraConfig, add_lora
+from pretrain.model.lora import add_lora
 from pretrain.model.network import BranchNetwork
 from pretrain.runtime.errors import DiptychError
 

@@ -1,23 +1,23 @@
 """The model: a Hugging Face causal LM built from a config, with first values that depend on the seed alone."""
 
 import difflib
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import HF_MODULES_CACHE
 
+from pretrain.config.model import LoraConfig, ModelConfig
 from pretrain.model.initialization import causal_lm, has_own_code, initialize, meta_model, refuse_second_zero3
-from pretrain.model.lora import LoraConfig, add_lora
+from pretrain.model.lora import add_lora
 from pretrain.model.sizes import context_length, head_widths, layer_values, rope_limit
 from pretrain.model.suitable_models import check_plain_head, refuse_config, refuse_model
 from pretrain.runtime.errors import DiptychError
@@ -38,55 +38,6 @@ _NOT_OURS_TO_TAKE = {
 # Keyword arguments without a field of their own that transformers 5.23 still folds into rope_parameters.
 _ROPE_KEYWORDS = ("rope_theta", "rope_scaling")
 _HF_ATTENTION = {"sdpa": "sdpa", "flex": "flex_attention", "eager": "eager"}
-
-
-class ModelConfig(BaseModel):
-    """The section ``model`` of a pre-training config."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str | None = Field(
-        None,
-        description="Folder or hub name of a Hugging Face causal LM whose config and weights training starts from; "
-        "null: random weights of type and fields.",
-    )
-    type: str = Field("llama", description="Hugging Face model_type of a causal language model, such as llama or gpt2.")
-    fields: dict[str, Any] = Field(
-        default_factory=lambda: {
-            "hidden_size": 512,
-            "intermediate_size": 1408,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 8,
-            "tie_word_embeddings": False,
-        },
-        description="Fields of that model's Hugging Face config, such as hidden_size. The vocabulary size and the"
-        " special ids come from the tokenizer.",
-    )
-    attention: Literal["auto", "sdpa", "flex", "eager"] = Field(
-        "auto",
-        description="Attention kernel. auto: flex on CUDA where the model has it, else sdpa, else eager (Gemma 2).",
-        json_schema_extra={"free_on_resume": True},
-    )
-    activation_checkpointing: bool = Field(
-        False,
-        description="Recompute each block in the backward pass (non-reentrant): less memory, more time.",
-        json_schema_extra={"free_on_resume": True},
-    )
-
-    trust_remote_code: bool = Field(False, description="Run the Python code that the model at path brings along.")
-    lora: LoraConfig = Field(LoraConfig(), description="Low-rank updates in place of all weights.")
-
-    @model_validator(mode="after")
-    def _fields_belong_to_type(self) -> "ModelConfig":
-        if self.path is not None:
-            if given := {"type", "fields"} & self.model_fields_set:
-                raise ValueError(f"give path, or type and fields: the model at path has its own {' and '.join(given)}")
-            return self
-        if self.lora.rank:
-            raise ValueError("lora.rank: LoRA trains a model that is there; name it with path, or leave lora out")
-        if "type" in self.model_fields_set and self.type != "llama" and "fields" not in self.model_fields_set:
-            raise ValueError(f"model.fields: give the sizes of the {self.type!r} model (the default sizes are llama's)")
-        return self
 
 
 class ParameterCounts(NamedTuple):
@@ -289,6 +240,17 @@ def choose_attention(config: ModelConfig, hf_config: Any, device_type: str) -> L
 def plain_attention(model: Any) -> Literal["sdpa", "eager"]:
     """The kernel that runs on any device: sdpa, or eager for a model without it (Gemma 2 caps attention scores)."""
     return "sdpa" if model._supports_sdpa else "eager"
+
+
+@contextmanager
+def plain_kernel(model: Any) -> Iterator[None]:
+    """Within it the model's attention runs by `plain_attention`; afterwards by the kernel that it had before."""
+    kernel = model.config._attn_implementation
+    model.set_attn_implementation(plain_attention(model))
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(kernel)
 
 
 def num_parameters(model: nn.Module, *, trained: bool = False) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pretrain.model.build import plain_attention
+from pretrain.model.build import plain_kernel
 from pretrain.model.loading import context_length
 from pretrain.runtime.errors import DiptychError
 
@@ -100,9 +100,6 @@ def compare(found: Mapping[str, Tensor], stored: Mapping[str, Tensor], limit: fl
 
 
 def _logits(lm: Any, ids: Sequence[int], device: torch.device) -> Tensor:
-    attention = lm.config._attn_implementation
-    lm.set_attn_implementation(plain_attention(lm))
-    with torch.no_grad():
+    with torch.no_grad(), plain_kernel(lm):
         logits: Tensor = lm(torch.tensor([list(ids)], device=device), use_cache=False).logits
-    lm.set_attn_implementation(attention)
     return logits

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from pretrain.data.tokenizer import BOS, Tokenizer, TokenizerConfig, load
+from pretrain.config.model import TokenizerConfig
+from pretrain.data.tokenizer import BOS, Tokenizer, load
 from pretrain.model import sizes as model_sizes
 from pretrain.runtime.errors import DiptychError
 

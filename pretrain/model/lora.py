@@ -9,47 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from pretrain.config.model import LoraConfig
 from pretrain.model.initialization import module_seed
 from pretrain.runtime.errors import DiptychError
 
 if TYPE_CHECKING:
     from pretrain.data.tokenizer import Tokenizer
-
-
-class LoraConfig(BaseModel):
-    """The section ``model.lora``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rank: int = Field(
-        0, ge=0, description="Rank of the updates; 0: no LoRA, all weights are trained. Needs model.path."
-    )
-    alpha: float = Field(16.0, gt=0, description="Updates are scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before an update.")
-    targets: str | tuple[str, ...] = Field(
-        "all", description="all: every linear layer but the head. Or names of layers, such as [q_proj, v_proj]."
-    )
-
-    @field_validator("targets")
-    @classmethod
-    def _named(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if isinstance(targets, str):
-            return targets if targets == "all" else (targets,)
-        if not targets:
-            raise ValueError("name a layer, or all")
-        return targets
-
-    @model_validator(mode="after")
-    def _has_an_effect(self) -> "LoraConfig":
-        fields = type(self).model_fields
-        given = [name for name in fields if name != "rank" and getattr(self, name) != fields[name].default]
-        if given and not self.rank:
-            raise ValueError(f"{', '.join(given)} without a rank: set rank, or leave lora out")
-        return self
 
 
 class _Rows(nn.Module):

@@ -1,7 +1,8 @@
 """A trial of the model in small, before any work: what it cannot do is found in a second, not after preparation."""
 
+from pretrain.config.model import ModelConfig
 from pretrain.model.balance_loss import balance_weight
-from pretrain.model.build import ModelConfig, hf_config
+from pretrain.model.build import hf_config
 from pretrain.model.initialization import has_own_code
 from pretrain.model.suitable_models import try_small
 from pretrain.runtime.errors import DiptychError

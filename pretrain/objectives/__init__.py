@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pretrain.config.sections import DistanceName
 from pretrain.objectives.cosine import cosine
 from pretrain.objectives.groups import PairGroups
 from pretrain.objectives.infonce import infonce
@@ -21,17 +22,15 @@ class Distance:
 
     Attributes:
         function: The distance.
-        couples_pairs: Whether a pair's value depends on the other pairs of its group.
     """
 
     function: DistanceFunction
-    couples_pairs: bool = False
 
 
-OBJECTIVES = {
+OBJECTIVES: dict[DistanceName, Distance] = {
     "cosine": Distance(cosine),
     "l2": Distance(l2),
     "normalized_l2": Distance(normalized_l2),
     "mse": Distance(mse),
-    "infonce": Distance(infonce, couples_pairs=True),
+    "infonce": Distance(infonce),
 }

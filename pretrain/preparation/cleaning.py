@@ -4,58 +4,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pretrain.config.data import CleaningConfig
 
 _LINES = re.compile("\r\n?|\x85")
 _SPACES = re.compile("[\x0b\x0c\x1c-\x1f]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u2060\ufeff]")
-
-
-class CleaningConfig(BaseModel):
-    """What is done to texts, and which records are dropped for their form; every dropped one is counted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    unicode: Literal["NFC", "NFKC", "none"] = Field(
-        "NFC", description="Unicode normalisation of all texts; none: texts are kept byte for byte."
-    )
-    controls: Literal["strip", "keep"] = Field(
-        "strip",
-        description="strip: control characters (not tab and newline) and zero-width spaces go; other line ends become "
-        "newlines.",
-    )
-    spaces: Literal["keep", "collapse"] = Field(
-        "keep", description="collapse: runs of white space become one space (not for code)."
-    )
-    distinct_views: bool = Field(
-        True,
-        description="Drop wordings that both views have, and records whose two views are equal: they teach nothing.",
-    )
-    min_chars: int = Field(1, ge=1, description="Drop shorter texts, and records of which a view has no other.")
-    max_chars: int | None = Field(
-        None, ge=1, description="Drop longer texts, and records of which a view has no other; null: truncation only."
-    )
-    max_length_ratio: float | None = Field(
-        None,
-        ge=1,
-        description="Drop wordings where the longer text of a pair has over so many times the characters of the other, "
-        "and records of which a view has no other.",
-    )
-    min_letter_share: float = Field(
-        0.0, ge=0, le=1, description="Drop texts in which letters and digits are a smaller share."
-    )
-    max_repetition: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="Drop texts in which a larger share of the words belongs to repeated 5-grams.",
-    )
-
-    def text_settings(self) -> dict[str, str]:
-        """Those settings that change texts: the rest only drops records."""
-        return {"unicode": self.unicode, "controls": self.controls, "spaces": self.spaces}
 
 
 def clean_text(text: str, config: CleaningConfig) -> str:

@@ -5,38 +5,14 @@ Texts are compared as ``comparing.py`` says. A test set is held in memory.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from pretrain.config.data import DecontaminationConfig
 from pretrain.preparation.comparing import Comparison, Forms, grams
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
-from pretrain.sources import SourceConfig
 
 KINDS = ("pair", "first", "second", "any", "ngram")
 """How a test record was found: its pair; its first view among first views, its second among second views; one of its
 views anywhere; an n-gram of one of its views anywhere."""
-
-
-class DecontaminationConfig(BaseModel):
-    """Test sets whose records must not be trained on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sources: tuple[SourceConfig, ...] = Field((), description="The test sets; one of the views is enough.")
-    match: Literal["pair", "view", "ngram"] = Field(
-        "ngram",
-        description="A training record is contaminated if its pair is a test pair, also swapped (pair); one of its "
-        "views is a test text (view); or one shares an n-gram of words with a test text or, if shorter, is equal to "
-        "one (ngram).",
-    )
-    ngram: int = Field(13, ge=2, description="Words of an n-gram.")
-    views: tuple[str, ...] | None = Field(
-        None, description="Views of training records that match view and ngram look at; null: both."
-    )
-    action: Literal["drop", "report"] = Field(
-        "drop", description="drop contaminated training records, or only count them in the manifest."
-    )
 
 
 @dataclass

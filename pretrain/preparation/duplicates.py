@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 from rensa import RMinHash
 
+from pretrain.config.data import DeduplicationConfig
 from pretrain.data.branches import IntArray
 
 KeyArray = npt.NDArray[np.uint64]
@@ -25,31 +25,6 @@ _MOST_BUCKETS = 512  # all of them are open files
 
 MINHASH_VERSION = RMinHash.ALGORITHM_VERSION
 """Part of fingerprints: another version may give other keys."""
-
-
-class DeduplicationConfig(BaseModel):
-    """Which records count as the same; the first one stays (held-out sources before training sources)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    exact: bool = Field(
-        True,
-        description="Drop records whose views equal those of an earlier one, also swapped; data.compare_as_written "
-        "says when texts are equal.",
-    )
-    near: bool = Field(
-        False,
-        description="Drop records that share a MinHash band with an earlier one (not for corpora made by a grammar: "
-        "there most records are alike).",
-    )
-    ngram: int = Field(5, ge=1, description="near: words of the n-grams whose sets are compared.")
-    bands: int = Field(14, ge=1, description="near: number of bands.")
-    band_hashes: int = Field(
-        8,
-        ge=1,
-        description="near: hashes of a band. A pair of Jaccard similarity s is found with probability "
-        "1 - (1 - s^band_hashes)^bands: 77 % at 0.75, 92 % at 0.8, 99.96 % at 0.9 by default.",
-    )
 
 
 def text_key(text: str) -> int:

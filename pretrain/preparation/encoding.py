@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
+from pretrain.config.data import CleaningConfig
 from pretrain.data.corpus import BLOCK, SCHEMA
 from pretrain.data.text_encoder import TextEncoder
-from pretrain.preparation.cleaning import CleaningConfig, Filter
+from pretrain.preparation.cleaning import Filter
 from pretrain.preparation.duplicates import text_key
 from pretrain.preparation.judging import Judged
 from pretrain.preparation.reading import ReadPart, read_batches, wordings

@@ -15,16 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.preparation.cleaning import CleaningConfig, Filter
+from pretrain.config.data import CleaningConfig, DecontaminationConfig, DeduplicationConfig
+from pretrain.preparation.cleaning import Filter
 from pretrain.preparation.comparing import Comparison, draw_key, words
-from pretrain.preparation.contamination import KINDS, DecontaminationConfig, EvaluationIndex
-from pretrain.preparation.duplicates import (
-    MINHASH_VERSION,
-    DeduplicationConfig,
-    KeyArray,
-    band_keys,
-    text_key,
-)
+from pretrain.preparation.contamination import KINDS, EvaluationIndex
+from pretrain.preparation.duplicates import MINHASH_VERSION, KeyArray, band_keys, text_key
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 from pretrain.preparation.workers import Workers, advance, write_whole
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pretrain.config.data import DecontaminationConfig
 from pretrain.preparation.comparing import Comparison
-from pretrain.preparation.contamination import DecontaminationConfig, EvaluationIndex
+from pretrain.preparation.contamination import EvaluationIndex
 from pretrain.preparation.judging import Judgement
 from pretrain.preparation.reading import ReadPart
 from pretrain.preparation.shards import COUNTS, describe_shard

@@ -56,7 +56,8 @@ from pretrain.preparation.tokenizer_training import train
 from pretrain.preparation.workers import Workers, choose_count, write_text
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.files import Files
-from pretrain.sources.record import Part, Source
+from pretrain.sources.part import Part
+from pretrain.sources.record import Source
 
 _ABANDONED_SECONDS = 24 * 3600
 

@@ -17,12 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
-from pretrain.preparation.cleaning import CleaningConfig, clean_text
+from pretrain.config.data import CleaningConfig
+from pretrain.preparation.cleaning import clean_text
 from pretrain.preparation.workers import Workers, advance, write_text, write_whole
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.files import Files
 from pretrain.sources.opening import reading
-from pretrain.sources.record import Item, LeftOut, Part, Record, Source
+from pretrain.sources.part import Part
+from pretrain.sources.record import Item, LeftOut, Record, Source
 
 FORMAT = 4
 """Changes whenever the same part gives another file."""

@@ -28,18 +28,8 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from pretrain.data.tokenizer import (
-    BOS,
-    EOS,
-    PAD,
-    UNK,
-    Tokenizer,
-    TokenizerConfig,
-    check_text,
-    finish,
-    predictor_names,
-    start_with,
-)
+from pretrain.config.model import TokenizerConfig
+from pretrain.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, check_text, finish, predictor_names, start_with
 from pretrain.preparation import sentencepiece_process
 from pretrain.preparation.sentencepiece_process import COMPLAINED
 from pretrain.runtime.errors import DiptychError

@@ -8,16 +8,17 @@ import numpy as np
 from pretrain.config.sections import Config
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import Corpus, Split
+from pretrain.data.heldout import heldout_rows
 from pretrain.data.order import sample
 from pretrain.data.packing import OneWindow
 from pretrain.data.schedule import Schedule
 from pretrain.data.tokenizer import Tokenizer
+from pretrain.engine.evaluating import evaluating
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.preparation.comparing import matching_form
 from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.errors import DiptychError
-from pretrain.runtime.preemption import leave_if_asked
-from pretrain.training.evaluation import evaluating, heldout_rows
+from pretrain.runtime.leaving import leave_if_asked
 
 if TYPE_CHECKING:
     from pretrain.probing.copies import Copies

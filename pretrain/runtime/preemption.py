@@ -6,7 +6,7 @@ What a signal does depends on what it would interrupt:
     before a run trains            it raises :class:`Preempted`: what preparation has finished is found again
     while a run trains             it is noted, and all ranks leave together: after a step, for the request travels with
                                    a reduction that every step makes anyway, or within an evaluation, where
-                                   :func:`leave_if_asked` asks before every batch
+                                   ``leaving.leave_if_asked`` asks before every batch
     when the outcome is known      it ends the process with the status of that
 
 This module imports nothing that takes long, so that a program can listen before it imports what does.
@@ -18,10 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pretrain.runtime.distributed import Ranks
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
@@ -125,13 +121,3 @@ class Preemption:
 
 preemption = Preemption()
 """Of this process: signal handlers are one for the whole process."""
-
-
-def leave_if_asked(ranks: "Ranks") -> None:
-    """Ends long work at the same place on all ranks once one of them was told to stop. Collective.
-
-    Raises:
-        Preempted: On all ranks.
-    """
-    if ranks.any(preemption.received is not None):
-        raise Preempted("asked to stop; start the run again to go on")

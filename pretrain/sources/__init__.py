@@ -11,7 +11,8 @@ from pretrain.sources.hub import HubSource
 from pretrain.sources.jsonl import JsonlSource
 from pretrain.sources.messages import MessagesSource
 from pretrain.sources.parallel import ParallelSource
-from pretrain.sources.record import BadRow, Item, LeftOut, Part, Record, Source
+from pretrain.sources.part import Part
+from pretrain.sources.record import BadRow, Item, LeftOut, Record, Source
 from pretrain.sources.synthetic.regex_grammar import RegexGrammarSource
 from pretrain.sources.synthetic.reviews import ReviewsSource
 from pretrain.sources.tables import TableSource

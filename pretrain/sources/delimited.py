@@ -10,7 +10,8 @@ from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import FileColumnSource, same_word
 from pretrain.sources.files import Files
 from pretrain.sources.lines import TextSource
-from pretrain.sources.record import BadRow, Item, Part
+from pretrain.sources.part import Part
+from pretrain.sources.record import BadRow, Item
 
 
 class DelimitedSource(TextSource, FileColumnSource):

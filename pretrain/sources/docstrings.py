@@ -19,7 +19,8 @@ from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import PathText
 from pretrain.sources.files import Files
 from pretrain.sources.opening import reading
-from pretrain.sources.record import Part, Record, Source
+from pretrain.sources.part import Part
+from pretrain.sources.record import Record, Source
 
 Definition: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.opening import file_system, is_compressed, local_path, reading
-from pretrain.sources.record import Part
+from pretrain.sources.part import Part
 
 Cut = tuple[int, int | None, int, str]
 """Start, stop, first line and SHA-256 of a part."""

@@ -16,7 +16,8 @@ from pydantic import Field
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import ColumnSource, PathText
 from pretrain.sources.files import Files
-from pretrain.sources.record import Item, Part
+from pretrain.sources.part import Part
+from pretrain.sources.record import Item
 from pretrain.sources.tables import cut, open_table, table_records
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

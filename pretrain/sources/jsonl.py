@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pretrain.sources.columns import FileColumnSource
 from pretrain.sources.files import Files
 from pretrain.sources.lines import TextSource
-from pretrain.sources.record import BadRow, Item, Part
+from pretrain.sources.part import Part
+from pretrain.sources.record import BadRow, Item
 
 
 class JsonlSource(TextSource, FileColumnSource):

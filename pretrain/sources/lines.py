@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pydantic import Field, field_validator
 
 from pretrain.sources.opening import DAMAGE, open_bytes, reading
-from pretrain.sources.record import BadRow, Part, Source
+from pretrain.sources.part import Part
+from pretrain.sources.record import BadRow, Source
 
 MAX_LINE_BYTES = 16 << 20
 _BLOCK = 1 << 20

@@ -9,7 +9,8 @@ from pretrain.sources.columns import Paths, Problem, RowSource, wordings
 from pretrain.sources.files import Files
 from pretrain.sources.jsonl import objects
 from pretrain.sources.lines import TextSource
-from pretrain.sources.record import LEFT_OUT, BadRow, Item, Part
+from pretrain.sources.part import Part
+from pretrain.sources.record import LEFT_OUT, BadRow, Item
 
 
 class MessagesSource(TextSource, RowSource):

@@ -12,7 +12,8 @@ from pretrain.runtime.errors import DiptychError
 from pretrain.sources.columns import Paths, PathText
 from pretrain.sources.files import Files
 from pretrain.sources.lines import RestLost, TextSource
-from pretrain.sources.record import BadRow, Part, Record
+from pretrain.sources.part import Part
+from pretrain.sources.record import BadRow, Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 """The record, and the interface of every source: parts that are read independently, and what reading one gives."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:
-    from pretrain.sources.files import Files  # which makes parts
+from pretrain.sources.files import Files
+from pretrain.sources.part import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +60,6 @@ Item: TypeAlias = Record | BadRow | LeftOut
 """What a row of a source gives."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of a source that one worker reads; small enough that many workers have work.
-
-    Attributes:
-        file: The file, or the name of the grammar.
-        fingerprint: Changes whenever what the part holds may change; equal content has equal fingerprints wherever it
-            lies.
-        size: How much work it is, in bytes.
-        start: Where it begins: byte, row group, record number; the source's own unit.
-        stop: Where it ends (exclusive); None: the end of the file.
-        first_line: Line of the file (from 1) that the part begins with.
-        watched: Local files that it is read from, with size and time of change when they were hashed.
-    """
-
-    file: str
-    fingerprint: str
-    size: int
-    start: int = 0
-    stop: int | None = None
-    first_line: int = 1
-    watched: tuple[tuple[str, int, int], ...] = field(default=(), compare=False)
-
-
 class Source(BaseModel):
     """A source of multi-view records; a new one is a subclass in a file of its own and a line in ``__init__.py``.
 
@@ -127,7 +103,7 @@ class Source(BaseModel):
         """Those of them that are known to be code, whose texts are compared as written."""
         return ()
 
-    def parts(self, files: "Files") -> Sequence[Part]:
+    def parts(self, files: Files) -> Sequence[Part]:
         """The parts, in the order of the records.
 
         Raises:

@@ -15,7 +15,8 @@ from pretrain.sources.columns import ColumnSource, FileColumnSource
 from pretrain.sources.files import Files
 from pretrain.sources.lines import RestLost
 from pretrain.sources.opening import local_path, open_bytes, reading
-from pretrain.sources.record import BadRow, Item, Part
+from pretrain.sources.part import Part
+from pretrain.sources.record import BadRow, Item
 
 Kind = Literal["parquet", "arrow"]
 

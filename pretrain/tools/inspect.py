@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.config.loading import load_config
+from pretrain.config.model import TokenizerConfig
 from pretrain.config.sections import ObjectiveConfig, PackingConfig
 from pretrain.data.corpus import read_corpus
-from pretrain.data.tokenizer import TokenizerConfig, load
+from pretrain.data.tokenizer import load
 from pretrain.objectives.mixed import make_branches
 from pretrain.preparation.prepare import prepare
 from pretrain.preparation.workers import write_text

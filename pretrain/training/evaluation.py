@@ -5,56 +5,28 @@ loss, and both arms of a comparison get the same health figures.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pretrain.config.sections import Config
-from pretrain.data.batch import BatchBuilder
-from pretrain.data.branches import Branches, IntArray
-from pretrain.data.corpus import Corpus, Split
-from pretrain.data.order import random_keys, sample
-from pretrain.data.packing import OneWindow, PackingPlan, pack
+from pretrain.data.branches import Branches
+from pretrain.data.corpus import Corpus
+from pretrain.data.heldout import heldout_rows
+from pretrain.data.order import sample
+from pretrain.data.packing import OneWindow
 from pretrain.data.schedule import Schedule
 from pretrain.data.tokenizer import Tokenizer
+from pretrain.engine.evaluating import evaluating
 from pretrain.model.balance_loss import balance_weight
-from pretrain.model.build import plain_attention
 from pretrain.model.initialization import has_own_code
 from pretrain.model.sizes import context_length
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.runtime.distributed import Ranks
-from pretrain.runtime.preemption import leave_if_asked, preemption
+from pretrain.runtime.leaving import leave_if_asked
+from pretrain.runtime.preemption import preemption
 from pretrain.training.health import health
-
-
-@contextmanager
-def evaluating(engine: Any, *, plain: bool = False) -> Iterator[None]:
-    """Within it the engine's model is in evaluation mode and makes no gradients; afterwards it trains as before.
-
-    Args:
-        engine: The engine.
-        plain: The model computes single texts, without packed rows.
-    """
-    engine.eval()
-    try:
-        with torch.no_grad(), _plain_attention(engine.module.lm) if plain else nullcontext():
-            yield
-    finally:
-        engine.train()
-
-
-@contextmanager
-def _plain_attention(lm: Any) -> Iterator[None]:
-    attention = lm.config._attn_implementation
-    lm.set_attn_implementation(plain_attention(lm))
-    try:
-        yield
-    finally:
-        lm.set_attn_implementation(attention)
 
 
 def _asked_to_stop(ids: Tensor, scores: Any, **more: Any) -> Tensor:
@@ -167,26 +139,3 @@ class Evaluator:
         first = torch.argsort(places)[: self.config.evaluation.health_pairs]
         source, target, prediction = (space[first] for space in spaces)
         return health(source, target, prediction if self.config.objective.predictors else None)
-
-
-def heldout_rows(
-    config: Config, split: Split, records: IntArray, branches: Branches, pad: int, purpose: str
-) -> tuple[BatchBuilder, PackingPlan]:
-    """Held-out records with all their branches, in rows whose order the purpose decides and no run's seed.
-
-    Rows are as long as in training, or longer where a pair with its branches takes more: training without branches
-    takes pairs that have no room for them.
-    """
-    pairs, row_length = split.pairs(records), config.packing.row_length
-    longest = int(branches.num_tokens(pairs.lengths, branched=True).max())
-    if longest > row_length:
-        row_length = 128 * math.ceil(longest / 128)
-    plan = pack(
-        records,
-        pairs,
-        np.ones(len(records), np.bool_),
-        branches,
-        row_length,
-        keys=lambda count: random_keys(0, f"rows of the {purpose}", 0, count),
-    )
-    return BatchBuilder(split, branches, row_length, pad), plan

@@ -19,7 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune import evaluate, scoring
 from finetune.tasks import Example, make_task
-from pretrain.data.tokenizer import TokenizerConfig, load
+from pretrain.config.model import TokenizerConfig
+from pretrain.data.tokenizer import load
 from pretrain.model import loading
 from pretrain.preparation.tokenizer_training import train
 from pretrain.runtime.errors import DiptychError

@@ -10,7 +10,8 @@ import transformers
 from tokenizers import models, pre_tokenizers, processors
 
 from finetune.prompts import Frame, make_frame
-from pretrain.data.tokenizer import Tokenizer, TokenizerConfig, load
+from pretrain.config.model import TokenizerConfig
+from pretrain.data.tokenizer import Tokenizer, load
 from pretrain.runtime.errors import DiptychError
 
 LLAMA = """{{- bos_token }}

@@ -21,11 +21,11 @@ from launch.planner.remedies import candidates
 from launch.planner.report import Plan, as_data, as_text
 from launch.planner.speed import bandwidth, plan_speed
 from pretrain.config.loading import load_config
+from pretrain.config.model import LoraConfig, ModelConfig
 from pretrain.footprint.states import model_states
 from pretrain.footprint.trace import Request, empty_batch, trace, watch_step
-from pretrain.model.build import ModelConfig, hf_config
+from pretrain.model.build import hf_config
 from pretrain.model.initialization import causal_lm
-from pretrain.model.lora import LoraConfig
 from pretrain.model.network import BranchNetwork
 from pretrain.runtime.errors import DiptychError
 from tests.support.ranks import REPOSITORY, run_ranks

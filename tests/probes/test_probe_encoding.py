@@ -38,7 +38,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from pretrain.data.tokenizer import Tokenizer, TokenizerConfig
+from pretrain.config.model import TokenizerConfig
+from pretrain.data.tokenizer import Tokenizer
 from pretrain.preparation.tokenizer_training import train
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.jsonl import JsonlSource

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pretrain.data.tokenizer import TokenizerConfig
+from pretrain.config.model import TokenizerConfig
 from pretrain.preparation.tokenizer_training import train
 from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.errors import DiptychError

@@ -19,7 +19,8 @@ from pretrain.probing import prober
 from pretrain.runtime.command import exit_rank, run_command
 from pretrain.runtime.distributed import Ranks, start_ranks
 from pretrain.runtime.errors import DiptychError
-from pretrain.runtime.preemption import Preempted, leave_if_asked, preemption
+from pretrain.runtime.leaving import leave_if_asked
+from pretrain.runtime.preemption import Preempted, preemption
 from pretrain.training import evaluation, trainer
 
 CLOCK, DRAWN = time.time, random.Random(0)

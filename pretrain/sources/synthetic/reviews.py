@@ -16,7 +16,8 @@ from typing import ClassVar, Final, Literal, TypeVar
 from pydantic import Field, field_validator
 
 from pretrain.sources.files import Files
-from pretrain.sources.record import Part, Record, Source
+from pretrain.sources.part import Part
+from pretrain.sources.record import Record, Source
 from pretrain.sources.synthetic import reviews_lexicon as lexicon
 from pretrain.sources.synthetic.reviews_lexicon import Domain, Frame
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pretrain.config.data import MixtureStage
 from pretrain.data.corpus import SourceSpan
-from pretrain.data.mixture import MixtureStage, resolve
+from pretrain.data.mixture import resolve
 from pretrain.runtime.errors import DiptychError
 
 

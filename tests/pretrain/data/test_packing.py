@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrain.config.model import TokenizerConfig
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import Pairs
 from pretrain.data.mixture import Mix, resolve
 from pretrain.data.order import Order, random_keys
 from pretrain.data.packing import PackingPlan, WindowPlanner, count_rows, pack
-from pretrain.data.tokenizer import TokenizerConfig
 from pretrain.preparation.tokenizer_training import train
 from pretrain.runtime.errors import DiptychError
 from tests.support.splits import MadeSplit

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from pretrain.config.loading import load_config
+from pretrain.config.model import TokenizerConfig
 from pretrain.data.corpus import read_corpus
 from pretrain.data.text_encoder import TextEncoder
-from pretrain.data.tokenizer import Tokenizer, TokenizerConfig, load
+from pretrain.data.tokenizer import Tokenizer, load
 from pretrain.model.network import BranchNetwork
 from pretrain.objectives.mixed import make_branches
 from pretrain.preparation.prepare import prepare

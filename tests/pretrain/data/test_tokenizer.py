@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers import models, pre_tokenizers
 
-from pretrain.data.tokenizer import Tokenizer, TokenizerConfig, load
+from pretrain.config.model import TokenizerConfig
+from pretrain.data.tokenizer import Tokenizer, load
 from pretrain.preparation.tokenizer_training import _sample, train
 from pretrain.runtime.errors import DiptychError
 

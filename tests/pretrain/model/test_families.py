@@ -25,10 +25,11 @@ from finetune.prompts import Frame, make_frame
 from finetune.training import FinetuneRun
 from pretrain.checkpoint import export
 from pretrain.config.loading import load_config
+from pretrain.config.model import ModelConfig, TokenizerConfig
 from pretrain.data.branches import IGNORE, Branches, Tree, View
-from pretrain.data.tokenizer import Tokenizer, TokenizerConfig, load
+from pretrain.data.tokenizer import Tokenizer, load
 from pretrain.model import loading
-from pretrain.model.build import ModelConfig, build_model, choose_attention, hf_config, model_problems
+from pretrain.model.build import build_model, choose_attention, hf_config, model_problems
 from pretrain.model.existing_weights import load_existing
 from pretrain.preparation.tokenizer_training import train
 from pretrain.runtime.errors import DiptychError

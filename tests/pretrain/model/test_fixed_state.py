@@ -10,8 +10,8 @@ import yaml
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from pretrain.checkpoint.export import main as export_main
-from pretrain.data.tokenizer import TokenizerConfig
-from pretrain.model.build import ModelConfig, build_model, hf_config
+from pretrain.config.model import ModelConfig, TokenizerConfig
+from pretrain.model.build import build_model, hf_config
 from pretrain.model.canary import check_base
 from pretrain.model.existing_weights import load_existing
 from pretrain.model.fixed_state import fixed_state, gather_fixed_state, set_fixed_state

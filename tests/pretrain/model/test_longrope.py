@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config
 
 from finetune.generate import generate
-from pretrain.data.tokenizer import TokenizerConfig
-from pretrain.model.build import ModelConfig, hf_config
+from pretrain.config.model import ModelConfig, TokenizerConfig
+from pretrain.model.build import hf_config
 from pretrain.model.sizes import context_length, rope_limit
 from pretrain.preparation.tokenizer_training import train
 from pretrain.runtime.errors import DiptychError

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from pretrain.config.model import LoraConfig
 from pretrain.model.build import count_parameters, num_parameters
-from pretrain.model.lora import LoraConfig, add_lora, merged_weights
+from pretrain.model.lora import add_lora, merged_weights
 from pretrain.runtime.errors import DiptychError
 
 IDS = (1, 2, 37)

@@ -14,9 +14,9 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, LlamaPreTrainedModel
 
+from pretrain.config.model import ModelConfig
 from pretrain.model import initialization
 from pretrain.model.build import (
-    ModelConfig,
     build_model,
     choose_attention,
     count_parameters,

@@ -8,9 +8,9 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, MixtralForCausalLM
 
 from pretrain.config.loading import load_config
+from pretrain.config.model import ModelConfig
 from pretrain.config.sections import Config
 from pretrain.model import suitable_models
-from pretrain.model.build import ModelConfig
 from pretrain.model.sizes import head_widths, small_config
 from pretrain.model.suitable_models import try_small
 from pretrain.model.trial import try_model

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from pretrain.config.data import CleaningConfig, DataConfig
 from pretrain.config.loading import load_config
-from pretrain.config.sections import Config, DataConfig
+from pretrain.config.sections import Config
 from pretrain.data.corpus import Corpus, read_corpus
-from pretrain.preparation.cleaning import CleaningConfig, Filter
+from pretrain.preparation.cleaning import Filter
 from pretrain.preparation.prepare import main, prepare
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.docstrings import DocstringsSource

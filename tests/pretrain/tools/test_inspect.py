@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.config.loading import load_config
+from pretrain.config.model import TokenizerConfig
 from pretrain.config.sections import Config
 from pretrain.data.branches import IGNORE, Branches
 from pretrain.data.corpus import read_corpus
-from pretrain.data.tokenizer import Tokenizer, TokenizerConfig, load
+from pretrain.data.tokenizer import Tokenizer, load
 from pretrain.preparation.prepare import prepare
 from pretrain.runtime.errors import DiptychError
 from pretrain.tools.inspect import find_facts, main, read_arguments

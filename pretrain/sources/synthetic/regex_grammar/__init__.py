@@ -14,7 +14,8 @@ from typing import Final, Literal
 from pydantic import Field, field_validator
 
 from pretrain.sources.files import Files
-from pretrain.sources.record import Part, Record, Source
+from pretrain.sources.part import Part
+from pretrain.sources.record import Record, Source
 from pretrain.sources.synthetic.regex_grammar.check import is_sound
 from pretrain.sources.synthetic.regex_grammar.machine import ways
 from pretrain.sources.synthetic.regex_grammar.meaning import (
