@@ -35,8 +35,10 @@ def main(argv: Sequence[str]) -> int:
     config = load_config(path, overrides, FinetuneConfig)
     from finetune.dry_run import dry_run
     from finetune.training import finetune
+    from pretrain.engine.checks import check_with_libraries
     from pretrain.runtime.distributed import start_ranks
 
+    check_with_libraries(config, path)
     stage = dry_run if is_dry else finetune
     stage(config, start_ranks(config.train.timeout_minutes))
     return 0

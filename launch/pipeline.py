@@ -27,6 +27,7 @@ from finetune.config import FinetuneConfig
 from pretrain.config.loading import load_config
 from pretrain.config.section import Section
 from pretrain.config.sections import Config
+from pretrain.engine.checks import check_with_libraries
 from pretrain.runtime import yaml_file
 from pretrain.runtime.errors import DiptychError
 
@@ -159,6 +160,7 @@ def plan_runs(pipeline: Pipeline) -> dict[str, list[PlannedRun]]:
                     overrides = [f"{key}={yaml_file.dump_line(value)}" for key, value in keys.items()]
                     try:
                         config = load_config(given.config, overrides, TRAINING[stage])
+                        check_with_libraries(config, given.config)
                     except DiptychError as error:
                         raise DiptychError(f"{stage}{f' {name}' if name else ''}: {error}") from None
                     runs[stage].append(PlannedRun(stage, name, config, _text(config, model)))

@@ -29,10 +29,13 @@ def main(argv: Sequence[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--dry-run"]
     if unknown := [argument for argument in arguments if argument.startswith("-")]:
         raise DiptychError(f"{unknown[0]}: unknown option; python -m pretrain --help lists all")
-    config = load_config(*split_arguments(arguments))
+    path, overrides = split_arguments(arguments)
+    config = load_config(path, overrides)  # before torch is imported: a mistake is said at once
+    from pretrain.engine.checks import check_with_libraries
     from pretrain.runtime.distributed import start_ranks
     from pretrain.training.trainer import pretrain
 
+    check_with_libraries(config, path)
     ranks = start_ranks(config.train.timeout_minutes)
     if dry_run:
         from pretrain.tools.dry_run import dry_run as run_dry

@@ -24,6 +24,7 @@ from finetune.evaluate import read_arguments as read_evaluation
 from launch import planner, submit
 from pretrain.config.loading import load_config, settings_help, split_arguments
 from pretrain.config.sections import Config
+from pretrain.engine.checks import check_with_libraries
 from probes.arguments import read_arguments as read_probes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,7 +154,8 @@ class Checker:
             words = [word for word in words if name not in ("pretrain", "finetune") or word != "--dry-run"]
             if options := [word for word in words if word.startswith("-")]:
                 raise ValueError(f"{options[0]}: no option of {name}")
-            load_config(*split_arguments(words), FinetuneConfig if name == "finetune" else Config)
+            kind = FinetuneConfig if name == "finetune" else Config
+            check_with_libraries(load_config(*split_arguments(words), kind))
         elif name == "probes":
             read_probes(words, "")
         elif name == "finetune.evaluate":  # the model, which knows its task, is not there

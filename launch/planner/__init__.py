@@ -124,7 +124,10 @@ def _load(path: Path | None, overrides: Sequence[str]) -> "Config":
     """The config; one with a task is a fine-tuning run's."""
     from finetune.config import FinetuneConfig
     from pretrain.config.loading import load_config
+    from pretrain.engine.checks import check_with_libraries
 
     text = path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
     tuned = any(line.startswith("task:") for line in text.splitlines())
-    return load_config(path, overrides, FinetuneConfig) if tuned else load_config(path, overrides)
+    config = load_config(path, overrides, FinetuneConfig) if tuned else load_config(path, overrides)
+    check_with_libraries(config, path)
+    return config

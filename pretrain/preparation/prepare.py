@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.config.loading import load_config, split_arguments
 from pretrain.config.sections import Config
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import FORMAT, check_files, read_manifest
@@ -350,29 +349,3 @@ def _save(path: Path, save: Callable[[Path], None]) -> None:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def main(argv: Sequence[str]) -> int:
-    """The command ``python -m pretrain.prepare``."""
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
-    folder = prepare(load_config(*split_arguments(argv)))
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    print(f"{folder}")
-    for split, counts in manifest["splits"].items():
-        tokens = counts["first_tokens"] + counts["second_tokens"]
-        truncated = counts["first_truncated"] + counts["second_truncated"]
-        print(f"  {split}: {counts['records']:,} records, {tokens:,} tokens, {truncated:,} views truncated")
-    for source in manifest["sources"]:
-        dropped = ", ".join(f"{number:,} {reason}" for reason, number in source["dropped"].items())
-        left = ", ".join(f"{number:,} {reason}" for reason, number in source["dropped_wordings"].items())
-        bad = f", {source['bad']:,} bad rows left out" if source["bad"] else ""
-        bad += f", {source['left_out']:,} rows left out by keep" if source["left_out"] else ""
-        bad += f", wordings dropped: {left}" if left else ""
-        print(f"  {source['name']}: {source['read']:,} read, dropped: {dropped or 'none'}{bad}")
-    for note in manifest["notes"]:
-        print(f"  note: {note}")
-    print(f"look at it: python -m pretrain.inspect {folder}")
-    return 0

@@ -24,6 +24,7 @@ from pretrain.config.model import TokenizerConfig
 from pretrain.config.sections import ObjectiveConfig, PackingConfig
 from pretrain.data.corpus import read_corpus
 from pretrain.data.tokenizer import load
+from pretrain.engine.checks import check_with_libraries
 from pretrain.objectives.mixed import make_branches
 from pretrain.preparation.prepare import prepare
 from pretrain.preparation.workers import write_text
@@ -118,6 +119,7 @@ def find_facts(request: Request) -> Facts:
     packing, objective = PackingConfig(), ObjectiveConfig()
     if request.data.suffix in (".yaml", ".yml"):
         config = load_config(request.data, request.overrides)
+        check_with_libraries(config, request.data)
         packing, objective = config.packing, config.objective
         folder = prepare(config)
     elif request.overrides:

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pretrain.commands.prepare import main
 from pretrain.config.loading import dump_config, load_config
 from pretrain.config.sections import Config
 from pretrain.data.corpus import Corpus, Split, read_corpus
 from pretrain.data.tokenizer import load
 from pretrain.preparation import reading
 from pretrain.preparation.duplicates import text_key
-from pretrain.preparation.prepare import _Preparation, longest_view, main, prepare
+from pretrain.preparation.prepare import _Preparation, longest_view, prepare
 from pretrain.runtime.command import run_command
 from pretrain.runtime.errors import DiptychError
 
