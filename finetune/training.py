@@ -185,11 +185,10 @@ class FinetuneRun(Run):
         """The config with what fine-tuning adds."""
         return cast(FinetuneConfig, self.config)
 
-    def make_branches(self) -> Branches:
+    def frame_pairs(self, branches: Branches, tokenizer: Tokenizer) -> Branches:
         """The layout of a prompt and its answer."""
-        plain = super().make_branches()
-        self.frame = make_frame(self.tokenizer, self.settings.task.style, self.task)
-        return frame_pairs(plain, self.frame)
+        self.frame = make_frame(tokenizer, self.settings.task.style, self.task)
+        return frame_pairs(branches, self.frame)
 
     def evaluate(self, done: int) -> None:
         """Held-out metrics, answers to validation examples, and whether this is the best checkpoint. Collective."""

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
@@ -25,21 +24,6 @@ from pretrain.model.existing_weights import load_existing
 from pretrain.model.lora import add_lora
 from pretrain.model.network import BranchNetwork, check_attention, check_compiler
 from pretrain.runtime.distributed import Ranks
-
-
-@dataclass(frozen=True)
-class BuiltEngine:
-    """What training and checkpoints need of the model.
-
-    Attributes:
-        engine: The DeepSpeed engine around a :class:`BranchNetwork`.
-        hf_config: The Hugging Face config of the model.
-        dtype: Of the computation; master weights are float32.
-    """
-
-    engine: Any
-    hf_config: Any
-    dtype: torch.dtype
 
 
 def model_config(config: Config, tokenizer: Tokenizer, longest_position: int) -> Any:
@@ -66,10 +50,8 @@ def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.train.precision]
 
 
-def build_engine(
-    config: Config, model_config: Any, schedule: Schedule, ranks: Ranks, rows: Sequence[int] = ()
-) -> BuiltEngine:
-    """Builds and initialises everything. Collective.
+def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: Ranks, rows: Sequence[int] = ()) -> Any:
+    """The DeepSpeed engine around a :class:`BranchNetwork`, built and initialised. Collective.
 
     Args:
         config: The run's.
@@ -114,7 +96,7 @@ def build_engine(
     start_state(engine)
     if base is not None:
         check_base(engine, base, str(dtype).removeprefix("torch."), ranks.device)
-    return BuiltEngine(engine, model_config, dtype)
+    return engine
 
 
 def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,26 +12,21 @@ import torch
 
 from pretrain.config.loading import dump_config
 from pretrain.config.sections import Config
-from pretrain.data.batch import BatchBuilder
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import Corpus, read_corpus
-from pretrain.data.schedule import Schedule
 from pretrain.data.tokenizer import Tokenizer
-from pretrain.data.tokenizer import load as load_tokenizer
-from pretrain.engine.build import build_engine, compute_dtype, longest_position, model_config, step_engine
+from pretrain.engine.build import build_engine, step_engine
 from pretrain.engine.learning_rate import warmup_notes
 from pretrain.footprint.load import Load, measure_sizes, zero_settings
 from pretrain.footprint.states import model_states, moments
 from pretrain.footprint.trace import Request
-from pretrain.model.balance_loss import balance_weight
-from pretrain.model.build import ParameterCounts, choose_attention, count_parameters, training_flops
-from pretrain.model.lora import special_rows
+from pretrain.model.build import choose_attention, training_flops
 from pretrain.model.sizes import small_config
 from pretrain.model.trial import try_model
-from pretrain.objectives.mixed import MixedObjective, make_branches
 from pretrain.preparation.prepare import prepare
 from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.errors import DiptychError
+from pretrain.training.assemble import Parts, assemble
 from pretrain.training.introduction import data_notes
 from pretrain.training.run_folder import check_run_folder
 from pretrain.training.run_schedule import make_schedule, mixture_lines
@@ -77,20 +72,8 @@ def _corpus_folder(config: Config, scratch: Path) -> Path:
 def _report_and_step(
     config: Config, corpus: Corpus, ranks: Ranks, frame: Callable[[Branches, Tokenizer], Branches], look: Look
 ) -> None:
-    tokenizer = load_tokenizer(str(corpus.folder / "tokenizer"), config.tokenizer)
-    plain = make_branches(
-        config.packing, config.objective, eos=tokenizer.eos, bos=tokenizer.bos, predictors=tokenizer.predictors
-    )
-    branches = frame(plain, tokenizer)
-    hf_config = model_config(config, tokenizer, longest_position(config, corpus, branches))
-    objective = MixedObjective(config.objective, ranks.rank, ranks.world_size, balance_weight=balance_weight(hf_config))
-    schedule = make_schedule(config, corpus, branches, objective, ranks)
-    lora_rows = special_rows(tokenizer, branches.eos) if config.model.lora.rank else ()
-    counts = count_parameters(hf_config, config.model.lora, lora_rows)
-    dtype = compute_dtype(config, ranks.device)
-    num_steps = config.train.steps or schedule.num_steps(config.train.epochs or 1.0)
-    rows_per_epoch, counted = schedule.rows_per_epoch()
-    epochs = num_steps * config.train.rows_per_step / rows_per_epoch
+    parts = assemble(config, corpus, ranks, frame)
+    schedule, counts, hf_config = parts.schedule, parts.counts, parts.hf_config
     plan = schedule.plan(0)
     rows = config.train.rows_per_step
     tokens, labels = int(plan.num_tokens.mean() * rows), int(plan.num_labels.mean() * rows)
@@ -116,30 +99,29 @@ def _report_and_step(
         say(f"trained by LoRA       {counts.trained:,}")
     say(f"vocabulary            {hf_config.vocab_size:,}")
     say(f"records               {len(corpus.train):,} to train on, {len(corpus.heldout):,} held out")
-    for line in ranks.on_main(lambda: [*data_notes(config, corpus), *look(corpus, tokenizer, hf_config)]):
+    for line in ranks.on_main(lambda: [*data_notes(config, corpus), *look(corpus, parts.tokenizer, parts.hf_config)]):
         say(line)
-    for line in mixture_lines(config, corpus, epochs):
+    for line in mixture_lines(config, corpus, parts.epochs):
         say(line)
-    about = "" if counted else "about "
-    say(f"rows                  {about}{rows_per_epoch:,} an epoch, {used:.1%} of positions used")
+    about = "" if parts.rows_counted else "about "
+    say(f"rows                  {about}{parts.rows_per_epoch:,} an epoch, {used:.1%} of positions used")
     say(
         f"tokens per step       {tokens:,} computed, {labels:,} with a label, "
         f"{rows * config.packing.row_length:,} positions"
     )
-    say(f"steps                 {num_steps:,} ({about}{epochs:.2f} epochs)")
-    for line in warmup_notes(config, num_steps):
+    say(f"steps                 {parts.num_steps:,} ({about}{parts.epochs:.2f} epochs)")
+    for line in warmup_notes(config, parts.num_steps):
         say(line)
     if flops is not None:
-        say(f"FLOPs                 {flops:.2e} a step, {flops * num_steps:.2e} in all")
+        say(f"FLOPs                 {flops:.2e} a step, {flops * parts.num_steps:.2e} in all")
     say(
         f"ranks                 {ranks.world_size} on {ranks.device.type}, ZeRO-{config.deepspeed.zero_stage}, "
-        f"{str(dtype).removeprefix('torch.')}, {schedule.micro_batch_rows} rows x {schedule.accumulation} per step"
+        f"{str(parts.dtype).removeprefix('torch.')}, {schedule.micro_batch_rows} rows x {schedule.accumulation} "
+        "per step"
     )
-    load = _load_of_rank(config, hf_config, counts, lora_rows, schedule, ranks, dtype, labels // rows)
-    needed = _report_memory(load, say)
+    needed = _report_memory(_load_of_rank(parts, labels // rows), say)
     checkpoint_bytes = counts.trained * 12
     say(f"disk per checkpoint   {_size(checkpoint_bytes)}")
-    builder = BatchBuilder(corpus.train, branches, config.packing.row_length, tokenizer.pad)
     free, model = _free_memory(ranks), config.model
     if needed <= free:
         name, rows_here = "mock step", schedule.micro_batch_rows
@@ -152,7 +134,7 @@ def _report_and_step(
         update={"micro_batch_rows": rows_here, "rows_per_step": rows_here * ranks.world_size}
     )
     mock = config.model_copy(update={"train": train, "model": model})
-    loss, norm = _mock_step(mock, corpus, hf_config, lora_rows, builder, objective, ranks)
+    loss, norm = _mock_step(mock, hf_config, parts)
     say(f"{name}: loss {loss:.4f}, gradient norm {norm:.3f}; nothing was written")
 
 
@@ -173,31 +155,23 @@ def _report_memory(load: Load, say: Callable[[str], None]) -> int:
     return needed
 
 
-def _load_of_rank(
-    config: Config,
-    hf_config: Any,
-    counts: ParameterCounts,
-    lora_rows: Sequence[int],
-    schedule: Schedule,
-    ranks: Ranks,
-    dtype: torch.dtype,
-    labels_per_row: int,
-) -> Load:
-    micro = schedule.micro_batch_rows
+def _load_of_rank(parts: Parts, labels_per_row: int) -> Load:
+    config, schedule, hf_config = parts.config, parts.schedule, parts.hf_config
+    micro, world_size, device = schedule.micro_batch_rows, parts.ranks.world_size, parts.ranks.device.type
     zero = zero_settings(
         config,
         micro_batch_rows=micro,
         accumulation=schedule.accumulation,
-        world_size=ranks.world_size,
-        dtype=dtype,
+        world_size=world_size,
+        dtype=parts.dtype,
     )
     return Load(
         config=config,
         hf_config=hf_config,
-        counts=counts,
-        sizes=measure_sizes(hf_config, config.model.lora, lora_rows, zero.param_persistence_threshold),
-        world_size=ranks.world_size,
-        on_cpu=ranks.device.type == "cpu",
+        counts=parts.counts,
+        sizes=measure_sizes(hf_config, config.model.lora, parts.lora_rows, zero.param_persistence_threshold),
+        world_size=world_size,
+        on_cpu=device == "cpu",
         accumulation=schedule.accumulation,
         zero=zero,
         request=Request(
@@ -205,29 +179,22 @@ def _load_of_rank(
             row_length=config.packing.row_length,
             labels=max(1, micro * labels_per_row),
             loss_chunk_tokens=config.train.loss_chunk_tokens,
-            attention=choose_attention(config.model, hf_config, ranks.device.type),
+            attention=choose_attention(config.model, hf_config, device),
             checkpointing=config.model.activation_checkpointing,
-            dtype=dtype,
+            dtype=parts.dtype,
             lora=config.model.lora,
-            lora_rows=tuple(lora_rows),
+            lora_rows=parts.lora_rows,
         ),
     )
 
 
-def _mock_step(
-    config: Config,
-    corpus: Corpus,
-    hf_config: Any,
-    lora_rows: Sequence[int],
-    builder: BatchBuilder,
-    objective: MixedObjective,
-    ranks: Ranks,
-) -> tuple[float, float]:
+def _mock_step(config: Config, hf_config: Any, parts: Parts) -> tuple[float, float]:
     """Loss and gradient norm of one forward, backward and optimizer step on the first rows."""
-    schedule = make_schedule(config, corpus, builder.branches, objective, ranks)
-    engine = build_engine(config, hf_config, schedule, ranks, lora_rows).engine
+    ranks, objective = parts.ranks, parts.objective
+    schedule = make_schedule(config, parts.corpus, parts.branches, objective, ranks)
+    engine = build_engine(config, hf_config, schedule, ranks, parts.lora_rows)
     step = schedule.step(0)
-    batch = builder.build(step.micro_batches[0]).to(ranks.device)
+    batch = parts.builder.build(step.micro_batches[0]).to(ranks.device)
     lm_sum, states, balance = engine(batch)
     terms = objective(states, lm_sum, batch, step, balance)
     engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)

@@ -11,32 +11,31 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
-from pretrain.checkpoint.checkpoints import Checkpoints, RunState, read_canary, restore
+from pretrain.checkpoint.checkpoints import Checkpoints, RunState, read_canary, read_state, restore
 from pretrain.checkpoint.export import export
 from pretrain.config.loading import identity
 from pretrain.config.sections import Config
-from pretrain.data.batch import Batch, BatchBuilder
+from pretrain.data.batch import Batch
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import Corpus, read_corpus
 from pretrain.data.schedule import Cursor, Step
-from pretrain.data.tokenizer import load
-from pretrain.engine.build import build_engine, longest_position, model_config, set_learning_rate, step_engine
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.engine.build import set_learning_rate, step_engine
+from pretrain.engine.gradients import discard_gradients
 from pretrain.engine.rank_drift import compare_ranks
 from pretrain.engine.state import optimizer_step
-from pretrain.model.balance_loss import balance_weight
-from pretrain.model.build import count_parameters
 from pretrain.model.canary import canary, check_canary
-from pretrain.model.lora import special_rows
 from pretrain.model.trial import try_model
-from pretrain.objectives.mixed import MixedObjective, make_branches
 from pretrain.preparation.prepare import prepare
 from pretrain.probing.prober import Prober
 from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.preemption import Preempted, preemption
 from pretrain.runtime.watchdog import Watchdog
-from pretrain.training.bad_step_policy import act_on_bad_step
+from pretrain.training.assemble import assemble
 from pretrain.training.bad_steps import BadSteps
+from pretrain.training.diagnosis import gather_reports, stop_bad_step
 from pretrain.training.evaluation import Evaluator
 from pretrain.training.introduction import introduction
 from pretrain.training.ledger import open_ledger
@@ -44,7 +43,6 @@ from pretrain.training.monitor import Monitor
 from pretrain.training.progress import Progress, Totals, sum_over_ranks
 from pretrain.training.resumption import choose_checkpoint
 from pretrain.training.run_folder import check_run_folder, claim_run_folder, describe_run
-from pretrain.training.run_schedule import make_schedule
 from pretrain.training.step_metrics import step_metrics
 
 
@@ -108,24 +106,13 @@ class Run:
 
     def __init__(self, config: Config, corpus: Corpus, ranks: Ranks) -> None:
         self.config, self.corpus, self.ranks = config, corpus, ranks
-        self.tokenizer = load(str(corpus.folder / "tokenizer"), config.tokenizer)
-        self.branches = self.make_branches()
-        hf_config = model_config(config, self.tokenizer, longest_position(config, corpus, self.branches))
-        self.objective = MixedObjective(
-            config.objective, ranks.rank, ranks.world_size, balance_weight=balance_weight(hf_config)
-        )
-        self.schedule = make_schedule(config, corpus, self.branches, self.objective, ranks)
-        train = config.train
-        self.num_steps = train.steps or self.schedule.num_steps(train.epochs or 1.0)
-        self.rows_per_epoch, self.rows_counted = self.schedule.rows_per_epoch()
+        self.parts = parts = assemble(config, corpus, ranks, self.frame_pairs)
+        self.tokenizer, self.objective, self.schedule = parts.tokenizer, parts.objective, parts.schedule
+        self.num_steps = parts.num_steps
         self.cursor = Cursor()
-        self.builder = BatchBuilder(corpus.train, self.branches, config.packing.row_length, self.tokenizer.pad)
-        self.lora_rows = special_rows(self.tokenizer, self.branches.eos) if config.model.lora.rank else ()
-        self.built = build_engine(config, hf_config, self.schedule, ranks, self.lora_rows)
-        self.engine = self.built.engine
-        self.counts = count_parameters(hf_config, config.model.lora, self.lora_rows)
-        self.evaluator = Evaluator(config, corpus, self.tokenizer, self.branches, ranks)
-        self.prober = Prober(config, corpus, self.tokenizer, self.branches, ranks) if config.probe.every else None
+        self.engine = parts.build_engine()
+        self.evaluator = Evaluator(config, corpus, parts.tokenizer, parts.branches, ranks)
+        self.prober = Prober(config, corpus, parts.tokenizer, parts.branches, ranks) if config.probe.every else None
         self.checkpoints = Checkpoints(config.run.folder / "checkpoints", config.checkpoint, ranks)
         self.bad_steps = BadSteps(config.train, config.run.folder)
         self.progress = Progress()
@@ -134,12 +121,9 @@ class Run:
         self.evaluated: dict[str, float] = {}
         self.checkpoint: Path | None = None
 
-    def make_branches(self) -> Branches:
-        """How pairs are laid out."""
-        special = self.tokenizer
-        return make_branches(
-            self.config.packing, self.config.objective, eos=special.eos, bos=special.bos, predictors=special.predictors
-        )
+    def frame_pairs(self, branches: Branches, tokenizer: Tokenizer) -> Branches:
+        """The layout of pairs with what the stage puts around them; pre-training adds nothing."""
+        return branches
 
     def resume_or_start(self) -> int:
         """Loads the checkpoint that the config asks for; returns the number of steps done. Collective."""
@@ -152,7 +136,7 @@ class Run:
         else:
             self.bad_steps.recall({}, ranks)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
-        ranks.on_main(lambda: self.checkpoints.check_room(self.counts.trained))
+        ranks.on_main(lambda: self.checkpoints.check_room(self.parts.counts.trained))
         self.monitor = ranks.agree(
             lambda: Monitor(
                 config.run.folder, config.logging, active=ranks.is_main, first_step=first, num_steps=self.num_steps
@@ -160,7 +144,7 @@ class Run:
         )
         self.watchdog = Watchdog(config.run.folder / "traces", ranks.rank, config.train.hang_minutes)
         self.ledger = open_ledger(config.run.folder / "ledger", first, ranks) if config.logging.ledger else None
-        for line in (*found.lines, *introduction(self)):
+        for line in (*found.lines, *introduction(self.parts, self.prober, self.checkpoint)):
             self.monitor.say(line)
         self.schedule.start_from(self.cursor)
         return first
@@ -186,7 +170,7 @@ class Run:
 
         def build(index: int) -> tuple[Step, list[Batch]]:
             step = self.schedule.step(index)
-            return step, [self.builder.build(micro_batch) for micro_batch in step.micro_batches]
+            return step, [self.parts.builder.build(micro_batch) for micro_batch in step.micro_batches]
 
         with ThreadPoolExecutor(1) as background:
             following = background.submit(build, first) if first < self.num_steps else None
@@ -222,14 +206,14 @@ class Run:
             whole = math.nan if totals.not_finite else totals.loss
             # What is wrong with the loss is known before its gradient is: of a part if it is not finite, else of all.
             if (totals.not_finite or number == len(batches)) and (why := self.bad_steps.verdict(whole)):
-                return act_on_bad_step(self, why, step, loss=whole, own=own, learning_rate=rate)
+                return self.leave_out(why, step, loss=whole, own=own, learning_rate=rate)
             # DeepSpeed averages gradients over ranks; the loss is already divided by the counts of the whole step.
             engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
             grad_norm = step_engine(engine)
         assert grad_norm is not None
         if not math.isfinite(grad_norm):
             why = "the gradient norm is not finite"
-            return act_on_bad_step(self, why, step, loss=totals.loss, own=own, learning_rate=rate)
+            return self.leave_out(why, step, loss=totals.loss, own=own, learning_rate=rate)
         self.bad_steps.add_good(totals.loss)
         if self.ledger:
             self.ledger.add(step)
@@ -241,12 +225,67 @@ class Run:
         self.progress.add(totals, time.perf_counter() - self.step_started)
         done = step.index + 1
         if done == 1 or done % config.logging.every == 0 or done == self.num_steps:
-            metrics = step_metrics(self, step, rate)
+            metrics = step_metrics(self.parts, self.progress, step, learning_rate=rate, grad_norm=grad_norm)
             ranks.agree(lambda: self.monitor.log(done, metrics))
         self.monitor.advance()
         if config.train.compare_ranks_every and done % config.train.compare_ranks_every == 0:
             compare_ranks(engine, ranks)
         return done
+
+    def leave_out(self, why: str, step: Step, *, loss: float, own: Tensor, learning_rate: float) -> int:
+        """Does what ``train.on_bad_step`` asks about a bad step, before it has touched any weight. Collective.
+
+        Args:
+            why: What is wrong with the step.
+            step: The step.
+            loss: Of the step over all ranks.
+            own: This rank's sums of next-token losses and of distances, shape [2].
+            learning_rate: Of the step.
+
+        Returns:
+            The number of steps done: the step is left out, or the run went back.
+
+        Raises:
+            DiptychError: The policy is to stop.
+        """
+        discard_gradients(self.engine)
+        values = dict(zip(("lm loss", "pair loss"), own.tolist(), strict=True))
+        reports = gather_reports(values, step.micro_batches, self.corpus, self.ranks)
+        policy = self.bad_steps.record(
+            step.index, why, loss=loss, learning_rate=learning_rate, reports=reports, ranks=self.ranks
+        )
+        self.complete_save()  # what was saved before counts, also for a run that stops
+        folder, done = self.config.run.folder, step.index + 1
+        if policy == "stop":
+            stop_bad_step(
+                why,
+                reports,
+                step=done,
+                learning_rate=learning_rate,
+                last_grad_norm=self.grad_norm,
+                left_out=len(self.bad_steps.left_out),
+                folder=folder,
+                ranks=self.ranks,
+            )
+        if policy == "rollback" and (first := self.roll_back(done, why)) is not None:
+            return first
+        self.monitor.say(f"step {done}: {why}; left out, its rows are in {folder / 'bad_steps.jsonl'}")
+        return self.pass_over(step)
+
+    def roll_back(self, done: int, why: str) -> int | None:
+        """Goes back to the last checkpoint; returns the number of steps done there, None without any. Collective."""
+        self.watchdog.beat(f"going back from step {done}", patience=3)
+        path, skipped = self.checkpoints.newest()
+        for line in skipped:
+            self.monitor.say(line)
+        if not (path := path or self.checkpoint):
+            return None
+        first = self.go_on_from(path, read_state(path))
+        self.monitor.say(f"step {done}: {why}; back to step {first}, from where it is left out")
+        self.ranks.agree(lambda: self.monitor.go_back(first))
+        if self.ledger:
+            self.ledger = open_ledger(self.config.run.folder / "ledger", first, self.ranks)
+        return first
 
     def pass_over(self, step: Step) -> int:
         """Counts a step that is left out as done."""
@@ -334,8 +373,8 @@ class Run:
             optimizer_step=optimizer_step(self.engine),
             identity=identity(self.config),
             data_fingerprint=self.corpus.fingerprint,
-            model=self.built.hf_config.to_dict(),
-            dtype=str(self.built.dtype).removeprefix("torch."),
+            model=self.parts.hf_config.to_dict(),
+            dtype=str(self.parts.dtype).removeprefix("torch."),
             extra=self.facts(),
             cursor=asdict(self.cursor),
         )
@@ -388,13 +427,13 @@ class Run:
         paths = [Path(span.where).name for span in self.corpus.train.sources]
         return {
             "name": self.config.run.folder.name,
-            "parameters": self.counts.total,
+            "parameters": self.parts.counts.total,
             "bos": self.tokenizer.hf.bos_token,
             "evaluation": self.evaluated,
             "settled": self.settled,
             "origin": self.origin,
             "bad_steps": self.bad_steps.facts(),
-            "lora_rows": self.lora_rows,
+            "lora_rows": self.parts.lora_rows,
             "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],
         }
 

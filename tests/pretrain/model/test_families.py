@@ -31,6 +31,7 @@ from pretrain.data.tokenizer import Tokenizer, load
 from pretrain.model import loading
 from pretrain.model.build import build_model, choose_attention, hf_config, model_problems
 from pretrain.model.existing_weights import load_existing
+from pretrain.objectives.mixed import make_branches
 from pretrain.preparation.tokenizer_training import train
 from pretrain.runtime.errors import DiptychError
 from tests.support.custom_code_model import Fault, write_custom_model
@@ -233,9 +234,11 @@ def laid_out(root: Path, name: str, style: str) -> tuple[Tokenizer, Frame, Branc
     run = FinetuneRun.__new__(FinetuneRun)
     run.config = config_of(root, name, style)
     run.task = run.config.task.task()
-    run.tokenizer = load(root / name, run.config.tokenizer)
-    branches = run.make_branches()
-    return run.tokenizer, run.frame, branches
+    tokenizer = load(root / name, run.config.tokenizer)
+    packing, objective = run.config.packing, run.config.objective
+    plain = make_branches(packing, objective, eos=tokenizer.eos, bos=tokenizer.bos, predictors=tokenizer.predictors)
+    branches = run.frame_pairs(plain, tokenizer)
+    return tokenizer, run.frame, branches
 
 
 # --- prompts and layout
