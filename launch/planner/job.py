@@ -13,7 +13,8 @@ from launch.planner.rows import Rows, assumed_rows, measured_rows
 from pretrain.config.model import ModelConfig
 from pretrain.config.sections import Config
 from pretrain.data.tokenizer import load
-from pretrain.footprint.load import Load, Sizes, measure_sizes, zero_settings
+from pretrain.engine.config import zero_settings
+from pretrain.footprint.load import Load, Sizes, measure_sizes
 from pretrain.footprint.trace import Request
 from pretrain.model.build import ParameterCounts, choose_attention, count_parameters, hf_config
 from pretrain.runtime.errors import DiptychError

@@ -24,6 +24,7 @@ from pretrain.model.existing_weights import load_existing
 from pretrain.model.lora import add_lora
 from pretrain.model.network import BranchNetwork, check_attention, check_compiler
 from pretrain.runtime.distributed import Ranks
+from pretrain.runtime.zero import full_shape
 
 
 def model_config(config: Config, tokenizer: Tokenizer, longest_position: int) -> Any:
@@ -114,7 +115,7 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.O
     for parameter in network.parameters():
         if not parameter.requires_grad:
             continue
-        if len(getattr(parameter, "ds_shape", parameter.shape)) < 2:
+        if len(full_shape(parameter)) < 2:
             vectors.append(parameter)
         elif config.name == "muon" and id(parameter) not in embeddings:
             hidden.append(parameter)

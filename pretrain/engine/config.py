@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from pretrain.config.sections import Config
@@ -99,6 +100,22 @@ def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]
         below = result.get(key)
         result[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return result
+
+
+def zero_settings(
+    config: Config, *, micro_batch_rows: int, accumulation: int, world_size: int, dtype: torch.dtype
+) -> Any:
+    """ZeRO's settings as DeepSpeed completes them."""
+    settings = deepspeed_config(
+        config,
+        micro_batch_rows=micro_batch_rows,
+        accumulation=accumulation,
+        world_size=world_size,
+        bfloat16=dtype == torch.bfloat16,
+    )
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # here: importing it takes seconds
+
+    return DeepSpeedZeroConfig(**settings["zero_optimization"])
 
 
 def extra_problems(extra: Mapping[str, Any]) -> list[str]:

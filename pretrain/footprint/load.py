@@ -10,7 +10,6 @@ from torch import nn
 
 from pretrain.config.model import LoraConfig
 from pretrain.config.sections import Config
-from pretrain.engine.config import deepspeed_config
 from pretrain.footprint.trace import Request, Trace, trace
 from pretrain.model.build import ParameterCounts
 from pretrain.model.initialization import meta_model
@@ -79,22 +78,6 @@ class Load:
         if key not in _TRACES:
             _TRACES[key] = trace(self.hf_config, self.request)
         return _TRACES[key]
-
-
-def zero_settings(
-    config: Config, *, micro_batch_rows: int, accumulation: int, world_size: int, dtype: torch.dtype
-) -> Any:
-    """ZeRO's settings as DeepSpeed completes them."""
-    settings = deepspeed_config(
-        config,
-        micro_batch_rows=micro_batch_rows,
-        accumulation=accumulation,
-        world_size=world_size,
-        bfloat16=dtype == torch.bfloat16,
-    )
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # here: importing it takes seconds
-
-    return DeepSpeedZeroConfig(**settings["zero_optimization"])
 
 
 def measure_sizes(hf_config: Any, lora: LoraConfig, ids: Sequence[int], small: int) -> Sizes:

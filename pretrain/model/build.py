@@ -21,6 +21,7 @@ from pretrain.model.lora import add_lora
 from pretrain.model.sizes import context_length, head_widths, layer_values, rope_limit
 from pretrain.model.suitable_models import check_plain_head, refuse_config, refuse_model
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.zero import full_size
 
 _TOKENIZER = "it comes from the tokenizer"
 _NOT_OURS_TO_TAKE = {
@@ -256,7 +257,7 @@ def plain_kernel(model: Any) -> Iterator[None]:
 def num_parameters(model: nn.Module, *, trained: bool = False) -> int:
     """Returns the number of (trained) parameters, also of a partitioned model; shared parameters count once."""
     parameters = (parameter for parameter in model.parameters() if parameter.requires_grad or not trained)
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
+    return sum(map(full_size, parameters))
 
 
 def count_parameters(hf_config: Any, lora: LoraConfig | None = None, ids: Sequence[int] = ()) -> ParameterCounts:

@@ -11,6 +11,7 @@ from pretrain.model.fixed_state import persistent_buffers, whole
 from pretrain.model.initialization import has_own_code, module_seed
 from pretrain.model.layout_check import layout_problem
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.zero import full_shape, is_partitioned
 
 
 def load_existing(model: Any, path: str, *, trust_remote_code: bool = False) -> dict[str, Tensor]:
@@ -34,7 +35,7 @@ def load_existing(model: Any, path: str, *, trust_remote_code: bool = False) -> 
         DiptychError: On all ranks, if the folder holds no such weights, or its code does not follow our layout.
     """
     parameters, buffers = dict(model.named_parameters()), persistent_buffers(model)
-    partitioned = any(hasattr(parameter, "ds_id") for parameter in parameters.values())
+    partitioned = is_partitioned(parameters.values())
     reads = not partitioned or not dist.is_initialized() or dist.get_rank() == 0
     problem: str | None = None
     values: dict[str, Tensor] = {}
@@ -103,7 +104,7 @@ def _mismatch(parameters: dict[str, Any], values: dict[str, Tensor]) -> str | No
     if missing := sorted(parameters.keys() - values.keys()):
         return f"has no {missing[0]} ({len(missing)} of {len(parameters)} weights are missing)"
     for name, parameter in parameters.items():
-        ours, theirs = tuple(getattr(parameter, "ds_shape", parameter.shape)), tuple(values[name].shape)
+        ours, theirs = tuple(full_shape(parameter)), tuple(values[name].shape)
         if ours[1:] != theirs[1:] or ours[:1] < theirs[:1]:
             return f"{name} has shape {list(theirs)}, the model needs {list(ours)}"
         if ours[:1] != theirs[:1] and len(ours) != 2:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pretrain.model.lora import EmbeddingWithRows
+from pretrain.runtime.zero import is_partitioned
 
 
 def persistent_buffers(lm: nn.Module) -> dict[str, Tensor]:
@@ -54,7 +55,7 @@ def set_fixed_state(lm: Any, read: Callable[[str], Tensor]) -> None:
 
 def whole(tensor: Any, writer: int | None = None) -> Any:
     """A context in which a parameter is whole, and in which rank ``writer`` may change it for all."""
-    if not hasattr(tensor, "ds_id"):
+    if not is_partitioned([tensor]):
         return nullcontext()
     import deepspeed  # here: importing it starts its accelerator detection
 

@@ -23,6 +23,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.zero import is_partitioned
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def initialize(model: Any, *, seed: int, every: bool = True) -> None:
     buffers = dict(model.named_buffers(remove_duplicate=False))
     # The side of a tie that transformers overwrites ("lm_head.weight") has no first value of its own.
     followers = {name for name in model.all_tied_weights_keys if name in parameters}
-    partitioned = any(hasattr(parameter, "ds_id") for parameter in parameters.values())
+    partitioned = is_partitioned(parameters.values())
     computes = not partitioned or deepspeed.comm.get_rank() == 0
 
     twin = meta_model(model.config, tied=False)

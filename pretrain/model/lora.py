@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from pretrain.config.model import LoraConfig
 from pretrain.model.initialization import module_seed
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.zero import full_shape, is_partitioned
 
 if TYPE_CHECKING:
     from pretrain.data.tokenizer import Tokenizer
@@ -96,7 +97,7 @@ def add_lora(lm: Any, config: LoraConfig, *, ids: Sequence[int], seed: int) -> A
 
     dtype, embedding, head = lm.dtype, lm.get_input_embeddings(), lm.get_output_embeddings()
     tied = head.weight is embedding.weight
-    shape = getattr(embedding.weight, "ds_shape", embedding.weight.shape)
+    shape = full_shape(embedding.weight)
     for parameter in lm.parameters():
         parameter.requires_grad_(False)
     known = {id(parameter) for parameter in lm.parameters()}
@@ -116,7 +117,7 @@ def add_lora(lm: Any, config: LoraConfig, *, ids: Sequence[int], seed: int) -> A
             message = " ".join(str(error).split())[:200]
             raise DiptychError(f"model.lora.targets: {config.targets}: {message}") from error
     _check_targets(lm, config, tuner.targeted_module_names)
-    if hasattr(embedding.weight, "ds_id") and any(type(module).__name__ == "ParamWrapper" for module in lm.modules()):
+    if is_partitioned([embedding.weight]) and any(type(module).__name__ == "ParamWrapper" for module in lm.modules()):
         raise DiptychError(
             "model.lora: updates of a mixture's experts and routers do not work under ZeRO-3 (peft). Set "
             "deepspeed.zero_stage to 2 or less, or name linear layers such as q_proj in model.lora.targets"

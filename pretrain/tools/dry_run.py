@@ -16,8 +16,9 @@ from pretrain.data.branches import Branches
 from pretrain.data.corpus import Corpus, read_corpus
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.engine.build import build_engine, step_engine
+from pretrain.engine.config import zero_settings
 from pretrain.engine.learning_rate import warmup_notes
-from pretrain.footprint.load import Load, measure_sizes, zero_settings
+from pretrain.footprint.load import Load, measure_sizes
 from pretrain.footprint.states import model_states, moments
 from pretrain.footprint.trace import Request
 from pretrain.model.build import choose_attention, training_flops

@@ -4,7 +4,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from pretrain.config.sections import Config
 from pretrain.data.batch import Batch
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import Corpus, read_corpus
+from pretrain.data.prefetch import prefetch
 from pretrain.data.schedule import Cursor, Step
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.engine.build import set_learning_rate, step_engine
@@ -81,6 +81,7 @@ def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Ru
         run.settle(done)
         steps = run.batches(done)
         while not run.over(done):
+            run.step_started = time.perf_counter()  # so that waiting for data counts
             before, done = done, run.train_step(*next(steps))
             if done <= before:  # the run went back to a checkpoint
                 steps.close()
@@ -166,20 +167,8 @@ class Run:
         """Takes up what :meth:`facts` stored in the checkpoint that the run goes on from."""
 
     def batches(self, first: int) -> Generator[tuple[Step, list[Batch]], None, None]:
-        """Steps from ``first`` on with this rank's micro-batches; the next one is built while this one trains."""
-
-        def build(index: int) -> tuple[Step, list[Batch]]:
-            step = self.schedule.step(index)
-            return step, [self.parts.builder.build(micro_batch) for micro_batch in step.micro_batches]
-
-        with ThreadPoolExecutor(1) as background:
-            following = background.submit(build, first) if first < self.num_steps else None
-            for index in range(first, self.num_steps):
-                self.step_started = time.perf_counter()  # so that waiting for data counts
-                assert following is not None
-                current = following.result()
-                following = background.submit(build, index + 1) if index + 1 < self.num_steps else None
-                yield current
+        """Steps from ``first`` on with this rank's micro-batches."""
+        return prefetch(self.schedule, self.parts.builder, first, self.num_steps)
 
     def train_step(self, step: Step, batches: list[Batch]) -> int:
         """One optimizer step, unless it is bad. Collective.
