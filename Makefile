@@ -64,6 +64,7 @@ lm-eval: .venv-lm-eval/.complete
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # For every Python from 3.11 on and every platform.
