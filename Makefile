@@ -17,7 +17,7 @@ RANKS ?= $(shell $(BIN)/python -c 'import torch; print(torch.cuda.device_count()
 # Both models see the same examples in every step, and are probed while they train.
 DEMO := packing.reserve_branches=true probe.every=40
 
-.PHONY: setup demo test test-newest lint lm-eval constraints
+.PHONY: setup demo check test test-newest lint lm-eval constraints
 
 setup: $(BIN)/.complete
 
@@ -36,6 +36,10 @@ demo: setup
 	bash launch/finetune.sh --num_gpus $(RANKS) configs/finetune/demo.yaml
 	$(BIN)/python -m finetune.evaluate runs/demo-finetuned/export --data runs/demo-reviews/test.jsonl
 	bash launch/probe.sh --num_gpus $(RANKS) mixed=runs/demo plain=runs/demo-plain --data reviews --out runs/demo-report
+
+# Before every commit: all tests that start no ranks.
+check: setup lint
+	HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -m 'not ranks' $(PYTEST_ARGS)
 
 test: setup lint
 	HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest $(PYTEST_ARGS)
