@@ -1,9 +1,17 @@
 """The command ``python -m pretrain.inspect``."""
 
 import sys
+from collections.abc import Sequence
 
 from pretrain.runtime.command import run_command
-from pretrain.tools.inspect import main
+
+
+def main(argv: Sequence[str]) -> int:
+    """Imports what takes long once signals are listened to."""
+    from pretrain.tools.inspect import main
+
+    return main(argv)
+
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

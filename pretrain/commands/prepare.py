@@ -1,17 +1,18 @@
-"""The command ``python -m pretrain.prepare``."""
+"""The command ``python -m pretrain.prepare``; what takes long is imported once signals are listened to."""
 
 import sys
 from collections.abc import Sequence
 
-from pretrain.config.loading import load_config, split_arguments
-from pretrain.data.corpus import read_manifest
-from pretrain.engine.checks import check_with_libraries
-from pretrain.preparation import prepare as preparation
 from pretrain.runtime.command import run_command
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain.prepare``."""
+    from pretrain.config.loading import load_config, split_arguments
+    from pretrain.data.corpus import read_manifest
+    from pretrain.engine.checks import check_with_libraries
+    from pretrain.preparation import prepare as preparation
+
     if "--help" in argv or "-h" in argv:
         print(preparation.__doc__)
         return 0

@@ -60,7 +60,6 @@ def _status_of(main: Callable[[Sequence[str]], int]) -> int:
             notes = check_versions()
             for note in notes if _is_main() else ():
                 print(f"note: {note}", file=sys.stderr, flush=True)
-            _name_accelerator()
             status = main(sys.argv[1:])
             sys.stdout.flush()
         return status
@@ -91,14 +90,6 @@ def _status_of(main: Callable[[Sequence[str]], int]) -> int:
             rank = os.environ.get("RANK", "0")
             print(f"error: rank {rank}: another rank was lost: its own output says why", file=sys.stderr, flush=True)
         return CRASHED
-
-
-def _name_accelerator() -> None:
-    import torch
-
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is None or accelerator.type == "mps":  # which knows no float64
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every rank that it found none
 
 
 def _group_is_formed() -> bool:

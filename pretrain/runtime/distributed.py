@@ -14,6 +14,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from pretrain.runtime.accelerator import name_accelerator
 from pretrain.runtime.errors import DiptychError, may_pass
 from pretrain.runtime.preemption import Preempted, preemption
 from pretrain.runtime.rank_environment import device_index, missing_hostfile, rank_environment, unused_tasks
@@ -121,6 +122,7 @@ class Ranks:
 def start_ranks(timeout_minutes: int) -> Ranks:
     """Joins the process group that the launcher's environment describes (none: a group of one process)."""
     check_versions()
+    name_accelerator()
     import deepspeed
     import deepspeed.ops
 

@@ -568,3 +568,18 @@ print("accepted")
 def test_a_model_path_longer_than_a_file_system_takes_is_one_problem() -> None:
     with pytest.raises(DiptychError, match=r"cannot be read \(File name too long"):
         load_config(None, [f"model={{path: ./{'a' * 5000}}}"])
+
+
+def test_the_help_and_a_refusal_come_before_torch() -> None:
+    code = """
+import sys
+from pretrain.__main__ import main
+from pretrain.runtime.command import run_command
+assert main(["--help"]) == 0
+sys.argv = ["pretrain", "train.stepz=3"]
+assert run_command(main) == 1
+assert not {"torch", "transformers", "deepspeed"} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "train.stepz: unknown key; did you mean train.steps?" in done.stderr
