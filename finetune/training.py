@@ -19,7 +19,7 @@ from finetune.recipe import RECIPE_FILE, Recipe
 from finetune.tasks import Example, Task, nearest
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import Corpus
-from pretrain.data.tokenizer import load
+from pretrain.data.tokenizer import Tokenizer, load
 from pretrain.engine.evaluating import evaluating
 from pretrain.model.loading import context_length
 from pretrain.preparation.prepare import roomiest_branches

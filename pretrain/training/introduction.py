@@ -12,7 +12,6 @@ from pretrain.training.assemble import Parts
 from pretrain.training.run_schedule import mixture_lines
 
 
-
 def data_notes(config: Config, corpus: Corpus) -> Iterator[str]:
     """What may surprise about the tokenizer and the texts of a run."""
     opened = config.model.path and config.tokenizer.path

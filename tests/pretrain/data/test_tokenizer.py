@@ -563,7 +563,9 @@ def test_training_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> Non
         f"        with open({str(noted)!r}, 'w') as file: print(os.getpid(), file=file)\n        time.sleep(120)\n"
     )
     program = (
-        "import os; from pretrain.preparation.tokenizer_training import train; from pretrain.data.tokenizer import TokenizerConfig\n"
+        "import os\n"
+        "from pretrain.data.tokenizer import TokenizerConfig\n"
+        "from pretrain.preparation.tokenizer_training import train\n"
         f"os.environ['PYTHONPATH'] = {str(tmp_path)!r}; train(['a few words'] * 9, TokenizerConfig(vocab_size=400))"
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as parent:
