@@ -1,7 +1,7 @@
 """Checkpoints: the training state as one folder that is either whole or not there.
 
 A checkpoint is written to ``step_N.tmp``; when every rank has written its files and their checksums are in
-``manifest.json``, the folder is renamed to ``step_N``. It holds full tensors per parameter (``engine_state.py``), so
+``manifest.json``, the folder is renamed to ``step_N``. It holds full tensors per parameter (``engine/state.py``), so
 any number of ranks and any ZeRO stage can resume from it. Its only other state is integers: the data order and all
 random numbers are functions of seed and step.
 

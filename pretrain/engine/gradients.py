@@ -1,6 +1,6 @@
 """What a step of a DeepSpeed engine has accumulated so far: thrown away, or looked at before it is used.
 
-DeepSpeed's private names (0.19.8, read in its source) are used in ``engine_state.py`` and in this file, nowhere else.
+DeepSpeed's private names (0.19.8, read in its source) are used in ``state.py`` and in this file, nowhere else.
 Where the gradients of a step lie until the optimizer takes them:
 
 ====================== ============================================================================================

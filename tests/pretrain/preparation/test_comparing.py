@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from pretrain.commands.prepare import main
 from pretrain.config.data import CleaningConfig, DataConfig
 from pretrain.config.loading import load_config
 from pretrain.config.sections import Config
 from pretrain.data.corpus import Corpus, read_corpus
 from pretrain.preparation.cleaning import Filter
-from pretrain.preparation.prepare import main, prepare
+from pretrain.preparation.prepare import prepare
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.docstrings import DocstringsSource
 from pretrain.sources.synthetic.regex_grammar import RegexGrammarSource
