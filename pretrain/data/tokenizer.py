@@ -18,8 +18,8 @@ import tokenizers
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from pretrain.data.older_transformers import add_older_tokenizer_names
 from pretrain.config.model import TokenizerConfig
+from pretrain.data.older_transformers import add_older_tokenizer_names
 from pretrain.data.text_encoder import TextEncoder
 from pretrain.runtime.errors import DiptychError
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pretrain.data.older_transformers import add_older_model_names, add_older_tokenizer_names
 from pretrain.config.model import TokenizerConfig
+from pretrain.data.older_transformers import add_older_model_names, add_older_tokenizer_names
 from pretrain.preparation.tokenizer_training import train
 
 SIZES = {
