@@ -243,7 +243,8 @@ def _construct(_: _Loader, node: yaml.Node) -> Any:
         return value if str(value) == text else _remember(_WrittenInt(value), text)
     if kind == "float" and value is not None:
         value = float(value)
-        return value if str(value) == text else _remember(_WrittenFloat(value), text)
+        # PyYAML writes 1e-05 as 1.0e-05, so that readers of YAML 1.1 take it for a number.
+        return value if str(value) == text and "e" not in text else _remember(_WrittenFloat(value), text)
     raise yaml.MarkedYAMLError(problem=f"{text[:40]!r} is no !!{kind}", problem_mark=node.start_mark)
 
 

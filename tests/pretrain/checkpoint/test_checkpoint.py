@@ -205,7 +205,7 @@ class FakeEngine:
 
 
 def test_the_canary_is_logits_and_a_loss_over_all_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretrain.model.canary.plain_attention", lambda lm: "eager")
+    monkeypatch.setattr("pretrain.model.build.plain_attention", lambda lm: "eager")
     cpu, ids = torch.device("cpu"), list(range(12))
     logits = torch.randn(1, 12, 20, generator=torch.Generator().manual_seed(0))
     stored = canary(FakeEngine(logits), ids, cpu)

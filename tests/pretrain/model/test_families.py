@@ -28,6 +28,7 @@ from pretrain.config.loading import load_config
 from pretrain.config.model import ModelConfig, TokenizerConfig
 from pretrain.data.branches import IGNORE, Branches, Tree, View
 from pretrain.data.tokenizer import Tokenizer, load
+from pretrain.engine.checks import check_with_libraries
 from pretrain.model import loading
 from pretrain.model.build import build_model, choose_attention, hf_config, model_problems
 from pretrain.model.existing_weights import load_existing
@@ -472,7 +473,7 @@ def test_code_runs_only_with_permission(root: Path, tmp_path: Path) -> None:
         file.write_text(f"raise SystemExit('{file.name} ran')\n")
     message = r"model\.path: .*model: is Python code of its own; set model\.trust_remote_code=true"
     with pytest.raises(DiptychError, match=message):
-        config_of(root, "layered", "plain", f"model={{path: {folder}}}")
+        check_with_libraries(config_of(root, "layered", "plain", f"model={{path: {folder}}}"))
     with pytest.raises(DiptychError, match=message):
         hf_config(ModelConfig(path=str(folder)), vocab_size=330, bos=1, eos=2, pad=0, positions=8)
     config = json.loads((folder / "config.json").read_text())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from finetune.config import FinetuneConfig
@@ -74,6 +74,7 @@ def test_what_is_written_is_read_back(tree: Any) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.from_regex(NUMBERS, fullmatch=True))
+@example("1e-05")
 def test_a_number_is_written_as_it_was(text: str) -> None:
     assert dump_line(parse(text)) == text
 
