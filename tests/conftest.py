@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
+
 from pretrain.runtime.preemption import SIGNALS, preemption
 
 ROOT = Path(__file__).resolve().parents[1]
