@@ -32,7 +32,7 @@ from pretrain.runtime.errors import DiptychError
 from pretrain.tools.inspection import html, terminal
 from pretrain.tools.inspection.facts import Facts, gather
 from pretrain.tools.inspection.finding import find_corpus
-from pretrain.tools.inspection.visible import visible
+from pretrain.tools.visible import visible
 
 _OPTIONS = ("--records", "--layout", "--k", "--html")
 _FLAGS = ("--overwrite", "--help")

@@ -52,6 +52,11 @@ def named(report: Report, system: str) -> str:
     return system_title(f"random weights{seed_title(report, system)} ({whose})")
 
 
+def model_notes(report: Report) -> list[str]:
+    """What was changed to make the models fit."""
+    return [f"`{model.name}`: {one}" for model in report.models for one in model.notes]
+
+
 def controls(report: Report) -> list[str]:
     """Systems without a model that were scored, the strongest kind first."""
     scored = dict.fromkeys(score.system for score in report.scores)

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from pretrain.tools.inspection.visible import visible
+from pretrain.tools.visible import visible
 from probes.reporting.charts import NOTES, Chart
-from probes.reporting.lookup import named, trained
-from probes.reporting.phrases import as_text, counted, moment
-from probes.reporting.summary import summarise
+from probes.reporting.lookup import model_notes, named
+from probes.reporting.phrases import as_text
+from probes.reporting.summary import subtitle, summarise
 from probes.reporting.tables import (
     Cell,
     Table,
@@ -34,11 +34,9 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|#~$])")
 def render(report: Report, charts: Sequence[Chart]) -> str:
     """The whole text; whatever comes from data is escaped."""
     found = summarise(report)
-    models = counted(len(trained(report)), "model")
-    about = f"{models} on {counted(len(report.sets), 'labelled set')} · {moment(report.created)}"
     blocks = [
         f"{MARK}\n# {_text(report.title)}",
-        _text(about),
+        _text(subtitle(report)),
         *(f"**{_prose(one)}**" for one in found.headline),
         _listed([*found.sets, *found.cautions]),
         *_section("Problems", _listed(report.problems)),
@@ -60,7 +58,7 @@ def render(report: Report, charts: Sequence[Chart]) -> str:
             *_notes(report),
             _table(truncation_table(report)),
         ),
-        *_section("Models", _table(model_table(report)), _listed(_model_notes(report))),
+        *_section("Models", _table(model_table(report)), _listed(model_notes(report))),
         *_section("All scores", _table(score_table(report))),
         *_section("Settings", *_settings(report)),
     ]
@@ -138,11 +136,6 @@ def _heading(title: str, system: str, at: str) -> str:
     return f"### {_text(title)}: {_text(system)}{f' ({_text(at)})' if at else ''}"
 
 
-def _data(report: Report) -> list[str]:
-    tables = [_table(table(report)) for table in (data_table, class_table, truncation_table)]
-    return [*tables[:2], *_notes(report), *tables[2:]]
-
-
 def _notes(report: Report) -> list[str]:
     return [
         f"{title} of {_text(facts.title)}:\n\n{_listed(sentences)}"
@@ -150,10 +143,6 @@ def _notes(report: Report) -> list[str]:
         for title, sentences in (("Overlaps", facts.overlaps), ("Notes", facts.notes))
         if sentences
     ]
-
-
-def _model_notes(report: Report) -> list[str]:
-    return [f"{model.name}: {one}" for model in report.models for one in model.notes]
 
 
 def _settings(report: Report) -> list[str]:

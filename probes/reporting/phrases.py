@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from pretrain.tools.inspection.visible import visible
+from pretrain.tools.visible import visible
 from probes.results import CUT_WORDS, Comparison, Estimate, Report, Score
 
 POOLINGS = {"last": "last token", "mean": "mean of tokens", "cls": "first token", "pred": "last [PRED] token"}

@@ -10,6 +10,7 @@ from probes.reporting.phrases import (
     counted,
     interval,
     layer_title,
+    moment,
     over_seeds,
     p_equals,
     percent,
@@ -36,6 +37,12 @@ class Summary:
     headline: tuple[str, ...]
     sets: tuple[str, ...]
     cautions: tuple[str, ...]
+
+
+def subtitle(report: Report) -> str:
+    """How much was probed, and when."""
+    models = counted(len(trained(report)), "model")
+    return f"{models} on {counted(len(report.sets), 'labelled set')} · {moment(report.created)}"
 
 
 def summarise(report: Report) -> Summary:

@@ -8,7 +8,7 @@ from probes.reporting.palette import COLOURS
 
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
-_VARIABLES = {bright: f"var(--{name})" for name, (bright, _) in COLOURS.items()}
+_VARIABLES = {bright: f"var(--{name})" for name, bright in COLOURS.items()}
 _COLOUR = re.compile("|".join(_VARIABLES))
 _TURN = re.compile(r"rotate\(-?0(?:\.0)? [^)]*\)")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pretrain.preparation.workers import write_text
 from pretrain.runtime.errors import DiptychError
-from pretrain.tools.inspection.visible import visible
+from pretrain.tools.visible import visible
 from probes.reporting.lookup import controls, poolings, runs, whole
 from probes.reporting.series import run_title
 from probes.results import Report, Score

@@ -360,13 +360,16 @@ def test_what_must_be_known_is_on_the_page(html: str) -> None:
     assert "each at its chosen pooling" in html
 
 
-def test_what_the_page_is_made_of_is_in_the_package() -> None:
-    root = Path(probes.__file__).parent
-    project = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    patterns = project["tool"]["setuptools"]["package-data"]["probes"]
-    parts = [path.relative_to(root).as_posix() for path in (root / "reporting").glob("page.*") if path.suffix != ".py"]
-    assert len(parts) == 3
-    assert all(any(fnmatch.fnmatch(part, pattern) for pattern in patterns) for part in parts)
+def test_what_pages_are_made_of_is_in_the_packages() -> None:
+    root = Path(probes.__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    package_data = project["tool"]["setuptools"]["package-data"]
+    parts = [path for name in ("pretrain", "probes") for path in (root / name).rglob("templates/*")]
+    assert {path.suffix for path in parts} == {".j2", ".css", ".js"}
+    assert len(parts) == 8
+    for path in parts:
+        package, *rest = path.relative_to(root).parts
+        assert any(fnmatch.fnmatch("/".join(rest), pattern) for pattern in package_data[package]), path
 
 
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:

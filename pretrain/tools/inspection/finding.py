@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pretrain.data.corpus import read_manifest
 from pretrain.runtime.errors import DiptychError
-from pretrain.tools.inspection.visible import visible
+from pretrain.tools.visible import visible
 
 
 def find_corpus(data: Path) -> Path:

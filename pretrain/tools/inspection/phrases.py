@@ -1,10 +1,13 @@
 """Table rows and sentences that both the terminal text and the page show."""
 
+from pretrain.preparation.contamination import KINDS
 from pretrain.tools.inspection.facts import Amount, Facts
 from pretrain.tools.inspection.histogram import Histogram
 from pretrain.tools.inspection.records import Branch, RecordFacts, Wording
 
 SPLIT_HEAD = ("split", "records", "tokens", "bytes", "bytes/token", "truncated", "longest pair")
+DUPLICATE_HEAD = ("of", "dropped in", "reason", "records")
+LEAK_HEAD = ("test set", "found in", *KINDS)
 
 
 def split_rows(facts: Facts) -> list[tuple[str, ...]]:
@@ -27,6 +30,34 @@ def token_cells(facts: Facts, amount: Amount) -> tuple[str, ...]:
     """Tokens of a source, the mean length of every view, texts cut."""
     means = (f"{mean:.1f}" for mean in amount.mean_tokens[: len(facts.view_titles)])
     return f"{sum(amount.tokens):,}", *means, f"{sum(amount.truncated):,}"
+
+
+def source_head(facts: Facts) -> tuple[str, ...]:
+    """The columns of :func:`source_rows`."""
+    means = [f"mean {name}" for name in facts.view_titles]
+    return ("source", "read", "bad rows", *facts.reasons, "train", "held out", "tokens", *means, "truncated", "from")
+
+
+def source_rows(facts: Facts) -> list[tuple[str, ...]]:
+    """A row for each source."""
+    return [
+        (
+            source.name,
+            f"{source.read:,}",
+            f"{source.bad:,}",
+            *(f"{source.dropped.get(reason, 0):,}" for reason in facts.reasons),
+            f"{source.train.records:,}",
+            f"{source.heldout.records:,}",
+            *token_cells(facts, source.both),
+            source.where,
+        )
+        for source in facts.sources
+    ]
+
+
+def duplicate_rows(facts: Facts) -> list[tuple[str, ...]]:
+    """A row for each pair of sources with duplicates, and why they are ones."""
+    return [(one["of"], one["in"], one["reason"], f"{one['records']:,}") for one in facts.duplicates]
 
 
 def source_notes(facts: Facts) -> list[str]:

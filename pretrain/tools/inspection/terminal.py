@@ -3,13 +3,15 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from pretrain.preparation.contamination import KINDS
 from pretrain.tools.inspection.facts import Facts
 from pretrain.tools.inspection.histogram import Histogram
 from pretrain.tools.inspection.phrases import (
     BRANCH_HEAD,
+    DUPLICATE_HEAD,
+    LEAK_HEAD,
     SPLIT_HEAD,
     branch_cells,
+    duplicate_rows,
     figures,
     layout_title,
     leak_notes,
@@ -23,7 +25,7 @@ from pretrain.tools.inspection.phrases import (
     wording_title,
 )
 from pretrain.tools.inspection.records import Branch, Token, Wording
-from pretrain.tools.inspection.visible import columns, cut, visible
+from pretrain.tools.visible import columns, cut, visible
 
 _BAD_ROWS = 5
 _LEAKS = 12
@@ -129,8 +131,7 @@ class _Terminal:
         if not self.facts.duplicates:
             yield self._line("none dropped", 2)
             return
-        rows = [(one["of"], one["in"], one["reason"], f"{one['records']:,}") for one in self.facts.duplicates]
-        yield from self._table([("of", "dropped in", "reason", "records"), *rows], left=3)
+        yield from self._table([DUPLICATE_HEAD, *duplicate_rows(self.facts)], left=3)
 
     def _tests(self) -> Iterator[str]:
         facts = self.facts
@@ -139,7 +140,7 @@ class _Terminal:
             return
         rows = leak_rows(facts, _LEAKS)
         if rows:
-            yield from self._table([("test set", "found in", *KINDS), *rows], left=2)
+            yield from self._table([LEAK_HEAD, *rows], left=2)
         for note in leak_notes(facts, len(rows)):
             for line in textwrap.wrap(visible(note), max(20, self.width - 2)):
                 yield self._line(line, 2)
