@@ -124,19 +124,19 @@ def make_job(config: Config, machines: Machines, *, corpus: Path | None = None, 
             f"objective.group_rows: a group of {group} rows would be spread over accumulation steps of {world * micro} "
             "rows; raise train.micro_batch_rows or lower the group"
         )
-    zero = zero_settings(config, micro_batch_rows=micro, accumulation=accumulation, world_size=world, dtype=dtype)
-    small, device = zero.param_persistence_threshold, "cpu" if machines.gpu.is_cpu else "cuda"
-    key = (
-        config.model.model_dump_json(exclude={"activation_checkpointing"}),
-        vocabulary,
-        positions,
-        ids,
-        small,
-        device,
-    )
+    device = "cpu" if machines.gpu.is_cpu else "cuda"
+    key = (config.model.model_dump_json(exclude={"activation_checkpointing"}), vocabulary, positions, ids, device)
     if key not in _MODELS:
-        _MODELS[key] = _model(config.model, vocabulary, positions, ids, small, device)
+        _MODELS[key] = _model(config.model, vocabulary, positions, ids, device)
     model = _MODELS[key]
+    zero = zero_settings(
+        config,
+        micro_batch_rows=micro,
+        accumulation=accumulation,
+        world_size=world,
+        dtype=dtype,
+        shape=model.sizes.shape,
+    )
     request = Request(
         rows=micro,
         row_length=config.packing.row_length,
@@ -163,8 +163,8 @@ def make_job(config: Config, machines: Machines, *, corpus: Path | None = None, 
     )
 
 
-def _model(config: ModelConfig, vocabulary: int, positions: int, ids: Sequence[int], small: int, device: str) -> _Model:
+def _model(config: ModelConfig, vocabulary: int, positions: int, ids: Sequence[int], device: str) -> _Model:
     model = hf_config(config, vocab_size=vocabulary, bos=1, eos=2, pad=0, positions=positions)
-    sizes = measure_sizes(model, config.lora, ids, small)
+    sizes = measure_sizes(model, config.lora, ids)
     counts = count_parameters(model, config.lora, ids)
     return _Model(model, counts, sizes, choose_attention(config, model, device))

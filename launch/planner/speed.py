@@ -157,7 +157,7 @@ def _communication(job: Job) -> float:
     world, stage, size = machines.gpus, job.config.deepspeed.zero_stage, job.dtype.itemsize
     if world == 1:
         return 0.0
-    partitioned = counts.total - job.sizes.small
+    partitioned = counts.total - job.small
     per_micro, per_step, messages = 0, 0, 0.0
     if stage == 3:
         per_micro = 2 * partitioned * size + counts.trained * size

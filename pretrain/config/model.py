@@ -93,7 +93,11 @@ class ModelConfig(BaseModel):
         description="Recompute each block in the backward pass (non-reentrant): less memory, more time.",
         json_schema_extra={"free_on_resume": True},
     )
-
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="Compile each block (torch.compile). auto: on CUDA, unless the model has code of its own.",
+        json_schema_extra={"free_on_resume": True},
+    )
     trust_remote_code: bool = Field(False, description="Run the Python code that the model at path brings along.")
     lora: LoraConfig = Field(LoraConfig(), description="Low-rank updates in place of all weights.")
 

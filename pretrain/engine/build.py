@@ -7,6 +7,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.utils import set_z3_leaf_module
 from torch import Tensor, nn
 
 from pretrain.config.sections import Config, OptimizerConfig
@@ -18,9 +19,11 @@ from pretrain.engine.config import deepspeed_config
 from pretrain.engine.gradients import refused_after_muon
 from pretrain.engine.learning_rate import learning_rate_factor
 from pretrain.engine.state import start_state
+from pretrain.model.blocks import blocks, compile_blocks, compile_problem, shape
 from pretrain.model.build import build_model, choose_attention, hf_config
 from pretrain.model.canary import check_base
 from pretrain.model.existing_weights import load_existing
+from pretrain.model.initialization import meta_model
 from pretrain.model.lora import add_lora
 from pretrain.model.network import BranchNetwork, check_attention, check_compiler
 from pretrain.runtime.distributed import Ranks
@@ -71,7 +74,9 @@ def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: R
         accumulation=schedule.accumulation,
         world_size=ranks.world_size,
         bfloat16=dtype == torch.bfloat16,
+        shape=shape(meta_model(model_config)),
     )
+    fused = ranks.device.type == "cuda" and not config.deepspeed.offload_optimizer
     zero3 = settings if config.deepspeed.zero_stage == 3 else None
     lm = build_model(
         model_config,
@@ -92,15 +97,28 @@ def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: R
     network = BranchNetwork(lm, config.train.loss_chunk_tokens)
     if zero3 is None:
         network.to(ranks.device)
-    optimizer = make_optimizer(network, config.optimizer)
+    elif not config.model.lora.rank:  # whose first block may take no gradient of its input, on which a leaf waits
+        gather_by_block(lm)
+    optimizer = make_optimizer(network, config.optimizer, fused=fused)
     engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings, dist_init_required=False)
     start_state(engine)
+    if compile_problem(config.model.compile, lm, ranks.device) is None:
+        compile_blocks(lm)
     if base is not None:
         check_base(engine, base, str(dtype).removeprefix("torch."), ranks.device)
     return engine
 
 
-def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def gather_by_block(lm: nn.Module) -> None:
+    """Lets ZeRO-3 gather, release and reduce whole blocks: its hooks run at their boundaries only, not in each layer.
+
+    Must be called before ``deepspeed.initialize``.
+    """
+    for block in blocks(lm):
+        set_z3_leaf_module(block, True)
+
+
+def make_optimizer(network: nn.Module, config: OptimizerConfig, *, fused: bool = False) -> torch.optim.Optimizer:
     """AdamW (or Muon for the hidden matrices); weight decay on matrices only.
 
     Every parameter that is not frozen is in exactly one group: a predictor left out of all groups stays at its first
@@ -127,7 +145,7 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.O
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
     return _muon(hidden, groups, config)
 
 

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from pretrain.config.sections import Config
+from pretrain.model.blocks import Shape
 from pretrain.runtime.errors import DiptychError
 
 EXTRA_KEYS: dict[str, type | tuple[type, ...]] = {
@@ -53,8 +54,37 @@ OWN_KEYS = {
 """Keys that are generated, and the setting of ours that decides each."""
 
 
+SMALL_MODEL = 50_000_000
+"""Parameters of a model whose weights ZeRO-3 need not partition: 0.1 GB in bfloat16."""
+
+MOST_REDUCED = 500_000_000
+"""Elements of the largest reduction bucket, as DeepSpeed has it."""
+
+
+def zero3_sizes(shape: Shape) -> dict[str, int]:
+    """ZeRO-3's thresholds for a model, in parameters; DeepSpeed's own defaults are made for models of 10 B and more.
+
+    A block is fetched while the one before it computes; gradients are reduced two blocks at a time. A small model's
+    weights stay on every rank: fetching them costs more time than it saves memory. Its gradients and optimizer states
+    are partitioned all the same.
+    """
+    sizes = {
+        "stage3_prefetch_bucket_size": shape.block,
+        "reduce_bucket_size": min(MOST_REDUCED, max(2 * shape.block, shape.largest)),
+    }
+    if shape.total <= SMALL_MODEL:
+        sizes["stage3_param_persistence_threshold"] = shape.largest
+    return sizes
+
+
 def deepspeed_config(
-    config: Config, *, micro_batch_rows: int, accumulation: int, world_size: int, bfloat16: bool
+    config: Config,
+    *,
+    micro_batch_rows: int,
+    accumulation: int,
+    world_size: int,
+    bfloat16: bool,
+    shape: Shape | None = None,
 ) -> dict[str, Any]:
     """The configuration for ``deepspeed.initialize``.
 
@@ -64,6 +94,7 @@ def deepspeed_config(
         accumulation: Forward passes per optimizer step.
         world_size: Ranks.
         bfloat16: Compute in bfloat16 with float32 master weights, else in float32.
+        shape: Of the model; None: DeepSpeed's own sizes of buffers.
 
     Raises:
         DiptychError: ``deepspeed.extra`` has an unknown key or one that is generated.
@@ -74,6 +105,8 @@ def deepspeed_config(
         zero["offload_optimizer"] = {"device": "cpu"}
     if ours.offload_parameters:
         zero["offload_param"] = {"device": "cpu"}
+    if ours.zero_stage == 3 and shape is not None:
+        zero |= zero3_sizes(shape)
     if config.optimizer.name == "muon":
         zero["reduce_scatter"] = False  # Muon needs whole gradients; DeepSpeed refuses the combination
     generated: dict[str, Any] = {
@@ -103,7 +136,7 @@ def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]
 
 
 def zero_settings(
-    config: Config, *, micro_batch_rows: int, accumulation: int, world_size: int, dtype: torch.dtype
+    config: Config, *, micro_batch_rows: int, accumulation: int, world_size: int, dtype: torch.dtype, shape: Shape
 ) -> Any:
     """ZeRO's settings as DeepSpeed completes them."""
     settings = deepspeed_config(
@@ -112,6 +145,7 @@ def zero_settings(
         accumulation=accumulation,
         world_size=world_size,
         bfloat16=dtype == torch.bfloat16,
+        shape=shape,
     )
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # here: importing it takes seconds
 

@@ -11,6 +11,7 @@ from torch import nn
 from pretrain.config.model import LoraConfig
 from pretrain.config.sections import Config
 from pretrain.footprint.trace import Request, Trace, trace
+from pretrain.model.blocks import Shape, shape
 from pretrain.model.build import ParameterCounts
 from pretrain.model.initialization import meta_model
 from pretrain.model.lora import add_lora
@@ -24,15 +25,17 @@ class Sizes:
     """Numbers of parameters that decide what ZeRO holds at once.
 
     Attributes:
-        largest_module: Most parameters that one module has itself.
+        largest_unit: Most parameters that ZeRO-3 gathers at once: a block, or what another module has itself.
         largest_parameter: The largest trained parameter.
-        small: All in parameters that ZeRO-3 does not partition.
+        weights: Of each weight.
+        shape: What ZeRO-3's buffers follow from.
         hidden: All in trained matrices that Muon trains, were it asked to.
     """
 
-    largest_module: int
+    largest_unit: int
     largest_parameter: int
-    small: int
+    weights: tuple[int, ...]
+    shape: Shape
     hidden: int
 
 
@@ -63,6 +66,11 @@ class Load:
     request: Request
 
     @property
+    def small(self) -> int:
+        """Parameters in weights that ZeRO-3 does not partition."""
+        return sum(weight for weight in self.sizes.weights if weight <= self.zero.param_persistence_threshold)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of weights and computation."""
         return self.request.dtype
@@ -80,14 +88,13 @@ class Load:
         return _TRACES[key]
 
 
-def measure_sizes(hf_config: Any, lora: LoraConfig, ids: Sequence[int], small: int) -> Sizes:
+def measure_sizes(hf_config: Any, lora: LoraConfig, ids: Sequence[int]) -> Sizes:
     """Counts the parameters of a model that is not built.
 
     Args:
         hf_config: The model's.
         lora: How it is trained.
         ids: Ids of the tokens whose rows LoRA trains.
-        small: Parameters up to this size are not partitioned.
     """
     twin = meta_model(hf_config)
     if lora.rank:
@@ -95,11 +102,12 @@ def measure_sizes(hf_config: Any, lora: LoraConfig, ids: Sequence[int], small: i
     apart = {id(module.weight) for module in twin.modules() if isinstance(module, nn.Embedding)}
     apart |= {id(parameter) for parameter in twin.get_output_embeddings().parameters()}
     trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+    found = shape(twin)
+    own = max(sum(parameter.numel() for parameter in module.parameters(recurse=False)) for module in twin.modules())
     return Sizes(
-        largest_module=max(
-            sum(parameter.numel() for parameter in module.parameters(recurse=False)) for module in twin.modules()
-        ),
+        largest_unit=max(own if lora.rank else found.block, own),
         largest_parameter=max(parameter.numel() for parameter in trained),
-        small=sum(parameter.numel() for parameter in twin.parameters() if parameter.numel() <= small),
+        weights=tuple(parameter.numel() for parameter in twin.parameters()),
+        shape=found,
         hidden=sum(parameter.numel() for parameter in trained if parameter.ndim > 1 and id(parameter) not in apart),
     )

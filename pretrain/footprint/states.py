@@ -48,7 +48,7 @@ def model_states(load: Load) -> tuple[Parts, Parts]:
     if config.deepspeed.offload_parameters:
         host["weights"] = device.pop("weights")
     if stage == 3:
-        device["small weights, whole"] = size * load.sizes.small
+        device["small weights, whole"] = size * load.small
         bucket = load.zero.reduce_bucket_size
         # It is there from the start; on the CPU only what is written to becomes memory.
         device["reduce bucket"] = size * (min(bucket, trained) if load.on_cpu else bucket)
@@ -114,8 +114,8 @@ def _gathered(load: Load) -> Parts:
     """
     if load.config.deepspeed.zero_stage < 3:
         return {}
-    zero, total = load.zero, load.counts.total - load.sizes.small
+    zero, total = load.zero, load.counts.total - load.small
     ahead = zero.prefetch_bucket_size
-    kept = min(total, zero.max_reuse_distance // 2 + ahead + load.sizes.largest_module)
-    arriving = min(total, max(ahead, load.sizes.largest_module))
+    kept = min(total, zero.max_reuse_distance // 2 + ahead + load.sizes.largest_unit)
+    arriving = min(total, max(ahead, load.sizes.largest_unit))
     return {"gathered weights": (kept + arriving) * load.dtype.itemsize}

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from pretrain.data.batch import Batch
 from pretrain.data.branches import IGNORE
 from pretrain.model.balance_loss import balance_sum, balance_weight
+from pretrain.model.head_loss import LossHead
 from pretrain.model.masks import block_mask, dense_mask
 from pretrain.runtime.errors import DiptychError
 
@@ -52,6 +53,10 @@ class BranchNetwork(nn.Module):
         self.lm = lm
         self.loss_chunk_tokens = loss_chunk_tokens
         self.balanced = balance_weight(lm.config) > 0
+        head = lm.get_output_embeddings()
+        if type(head) in (nn.Linear, LossHead):  # not one with rows that LoRA trains
+            cap = getattr(lm.config, "final_logit_softcapping", None)
+            LossHead.take_over(head, cap=cap, chunk_tokens=loss_chunk_tokens)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """One forward pass over a batch.
@@ -70,19 +75,23 @@ class BranchNetwork(nn.Module):
             input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False
         )
         states = output.last_hidden_state.flatten(0, 1)
-        lm_sum = self._next_token_loss(states[batch.label_index], batch.labels, batch.label_capacity)
+        lm_sum = self._next_token_loss(states.index_select(0, batch.label_index), batch.labels, batch.label_capacity)
         balance = lm_sum.new_zeros(())
         if self.balanced and output.router_logits:  # none where the config has no routed layer
             balance = balance_sum(output.router_logits, self.lm.num_experts_per_tok, batch.lengths)
         return lm_sum, states, balance
 
     def _next_token_loss(self, states: Tensor, labels: Tensor, capacity: int) -> Tensor:
-        """Sum of cross-entropies; the head runs in chunks so that logits never take more than a chunk.
+        """Sum of cross-entropies; logits are computed in chunks, so that they never take more than a chunk.
 
-        The number of chunks follows ``capacity``, not this rank's labels: under ZeRO-3 each call of the head is a
+        The number of the head's calls follows ``capacity``, not this rank's labels: under ZeRO-3 each of them is a
         collective, so every rank must make equally many.
         """
+        head = self.lm.get_output_embeddings()
         chunks = max(1, math.ceil(capacity / self.loss_chunk_tokens))
+        if isinstance(head, LossHead) and torch.is_grad_enabled() and (chunks > 1 or states.is_cuda):
+            loss: Tensor = head(states, labels)
+            return loss
         if chunks == 1 and len(labels):
             return self._chunk_loss(states, labels)
         size = min(self.loss_chunk_tokens, max(1, capacity))
@@ -91,7 +100,7 @@ class BranchNetwork(nn.Module):
         labels = torch.cat([labels, labels.new_full((missing,), IGNORE)])
         total = states.new_zeros((), dtype=torch.float32)
         for part, wanted in zip(torch.split(states, size), torch.split(labels, size), strict=True):
-            if chunks > 1 and torch.is_grad_enabled():
+            if chunks > 1 and torch.is_grad_enabled():  # a head with rows that LoRA trains
                 total = total + checkpoint(self._chunk_loss, part, wanted, use_reentrant=False)
             else:
                 total = total + self._chunk_loss(part, wanted)

@@ -99,7 +99,7 @@ class MixedObjective:
     def pool(self, states: Tensor, spans: Tensor) -> Tensor:
         """Embeddings of spans in float32, shape [P, width]; spans has shape [P, 2]."""
         if self.config.pooling == "last":
-            return states[spans[:, 1] - 1].float()
+            return states.index_select(0, spans[:, 1] - 1).float()
         lengths = spans[:, 1] - spans[:, 0]
         pair = torch.repeat_interleave(torch.arange(len(spans), device=spans.device), lengths)
         first = torch.cumsum(lengths, 0) - lengths

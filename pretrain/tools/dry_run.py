@@ -159,18 +159,20 @@ def _report_memory(load: Load, say: Callable[[str], None]) -> int:
 def _load_of_rank(parts: Parts, labels_per_row: int) -> Load:
     config, schedule, hf_config = parts.config, parts.schedule, parts.hf_config
     micro, world_size, device = schedule.micro_batch_rows, parts.ranks.world_size, parts.ranks.device.type
+    sizes = measure_sizes(hf_config, config.model.lora, parts.lora_rows)
     zero = zero_settings(
         config,
         micro_batch_rows=micro,
         accumulation=schedule.accumulation,
         world_size=world_size,
         dtype=parts.dtype,
+        shape=sizes.shape,
     )
     return Load(
         config=config,
         hf_config=hf_config,
         counts=parts.counts,
-        sizes=measure_sizes(hf_config, config.model.lora, parts.lora_rows, zero.param_persistence_threshold),
+        sizes=sizes,
         world_size=world_size,
         on_cpu=device == "cpu",
         accumulation=schedule.accumulation,

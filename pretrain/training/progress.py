@@ -3,6 +3,7 @@
 from dataclasses import astuple, dataclass
 
 import torch
+from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.objectives.mixed import LossTerms
@@ -45,19 +46,43 @@ class Totals:
         return Totals(*(own + theirs for own, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
-def sum_over_ranks(terms: LossTerms, batch: Batch, ranks: Ranks, *, asked: bool, saved: bool) -> Totals:
-    """Totals of one micro-batch. Collective.
+class StepSums:
+    """Figures of a step, kept on the device until all its micro-batches are launched: nothing waits for them before."""
 
-    Also the point where every rank learns of another's infinite loss, that one was told to stop, and that all have
-    written their part of a checkpoint.
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._counts: list[tuple[int, ...]] = []
 
-    One reduction and one transfer to the host, whatever the number of figures.
-    """
-    losses = torch.stack([terms.loss.detach(), terms.lm_sum, terms.pair_sum, terms.balance_sum]).double()
-    finite = losses.isfinite().all().reshape(1)
-    counts = (terms.num_pairs, len(batch.labels), batch.num_tokens, batch.ids.numel(), batch.num_visible, asked, saved)
-    local = [(~finite).double(), losses.where(finite, 0.0), torch.tensor(counts, device=losses.device).double()]
-    return Totals(*ranks.sum(torch.cat(local)))
+    def add(self, terms: LossTerms, batch: Batch) -> None:
+        """Counts a micro-batch of this rank."""
+        losses = [terms.loss.detach(), terms.lm_sum, terms.pair_sum, terms.balance_sum]
+        self._losses.append(torch.stack(losses).double())
+        self._counts.append(
+            (terms.num_pairs, len(batch.labels), batch.num_tokens, batch.ids.numel(), batch.num_visible)
+        )
+
+    @property
+    def own(self) -> list[float]:
+        """This rank's sums of next-token losses and of distances."""
+        return torch.stack(self._losses)[:, 1:3].sum(0).tolist()
+
+    def over_ranks(self, ranks: Ranks, *, asked: bool, saved: bool) -> Totals:
+        """Totals of the step. Collective.
+
+        Also the point where every rank learns of another's infinite loss, that one was told to stop, and that all have
+        written their part of a checkpoint.
+
+        One reduction and one transfer to the host, whatever the number of figures and of micro-batches.
+        """
+        losses = torch.stack(self._losses)
+        finite = losses.isfinite().all(dim=1, keepdim=True)
+        flags = [(0, 0)] * (len(self._counts) - 1) + [(asked, saved)]
+        counts = torch.tensor([own + flag for own, flag in zip(self._counts, flags, strict=True)], dtype=losses.dtype)
+        local = torch.cat([(~finite).double(), losses.where(finite, 0.0), counts.to(losses.device)], dim=1)
+        figures = ranks.sum(local.flatten())
+        width = local.shape[1]
+        rows = (figures[start : start + width] for start in range(0, len(figures), width))
+        return sum((Totals(*row) for row in rows), Totals())
 
 
 class Progress:

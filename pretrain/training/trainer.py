@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from pretrain.checkpoint.checkpoints import Checkpoints, RunState, read_canary, read_state, restore
 from pretrain.checkpoint.export import export
@@ -40,7 +39,7 @@ from pretrain.training.evaluation import Evaluator
 from pretrain.training.introduction import introduction
 from pretrain.training.ledger import open_ledger
 from pretrain.training.monitor import Monitor
-from pretrain.training.progress import Progress, Totals, sum_over_ranks
+from pretrain.training.progress import Progress, StepSums
 from pretrain.training.resumption import choose_checkpoint
 from pretrain.training.run_folder import check_run_folder, claim_run_folder, describe_run
 from pretrain.training.step_metrics import step_metrics
@@ -183,26 +182,27 @@ class Run:
         self.watchdog.beat(f"step {step.index + 1}", patience=1 if self.progress.warm else 3)
         torch.manual_seed(_seed(config.run.seed, step.index, ranks.rank))
         rate = config.optimizer.lr * set_learning_rate(engine, config.optimizer, step.index, self.num_steps)
-        totals, own = Totals(), torch.zeros(2, dtype=torch.float64, device=ranks.device)
+        sums = StepSums()
         for number, cpu_batch in enumerate(batches, start=1):
             batch = cpu_batch.to(ranks.device)
             lm_sum, states, balance = engine(batch)
             terms = self.objective(states, lm_sum, batch, step, balance)
-            saved = number == len(batches) and self.checkpoints.written
-            totals += sum_over_ranks(terms, batch, ranks, asked=preemption.received is not None, saved=saved)
-            own += torch.stack([terms.lm_sum, terms.pair_sum])
-            self.asked_to_stop = totals.asked_to_stop > 0
-            whole = math.nan if totals.not_finite else totals.loss
-            # What is wrong with the loss is known before its gradient is: of a part if it is not finite, else of all.
-            if (totals.not_finite or number == len(batches)) and (why := self.bad_steps.verdict(whole)):
-                return self.leave_out(why, step, loss=whole, own=own, learning_rate=rate)
+            sums.add(terms, batch)
             # DeepSpeed averages gradients over ranks; the loss is already divided by the counts of the whole step.
             engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
-            grad_norm = step_engine(engine)
+            if number < len(batches):
+                step_engine(engine)
+        # From here on the host waits for the device: once a step, when all but the optimizer has been launched.
+        totals = sums.over_ranks(ranks, asked=preemption.received is not None, saved=self.checkpoints.written)
+        self.asked_to_stop = totals.asked_to_stop > 0
+        loss = math.nan if totals.not_finite else totals.loss
+        if why := self.bad_steps.verdict(loss):
+            return self.leave_out(why, step, loss=loss, own=sums.own, learning_rate=rate)
+        grad_norm = step_engine(engine)
         assert grad_norm is not None
         if not math.isfinite(grad_norm):
             why = "the gradient norm is not finite"
-            return self.leave_out(why, step, loss=totals.loss, own=own, learning_rate=rate)
+            return self.leave_out(why, step, loss=totals.loss, own=sums.own, learning_rate=rate)
         self.bad_steps.add_good(totals.loss)
         if self.ledger:
             self.ledger.add(step)
@@ -221,14 +221,14 @@ class Run:
             compare_ranks(engine, ranks)
         return done
 
-    def leave_out(self, why: str, step: Step, *, loss: float, own: Tensor, learning_rate: float) -> int:
+    def leave_out(self, why: str, step: Step, *, loss: float, own: list[float], learning_rate: float) -> int:
         """Does what ``train.on_bad_step`` asks about a bad step, before it has touched any weight. Collective.
 
         Args:
             why: What is wrong with the step.
             step: The step.
             loss: Of the step over all ranks.
-            own: This rank's sums of next-token losses and of distances, shape [2].
+            own: This rank's sums of next-token losses and of distances.
             learning_rate: Of the step.
 
         Returns:
@@ -238,7 +238,7 @@ class Run:
             DiptychError: The policy is to stop.
         """
         discard_gradients(self.engine)
-        values = dict(zip(("lm loss", "pair loss"), own.tolist(), strict=True))
+        values = dict(zip(("lm loss", "pair loss"), own, strict=True))
         reports = gather_reports(values, step.micro_batches, self.corpus, self.ranks)
         policy = self.bad_steps.record(
             step.index, why, loss=loss, learning_rate=learning_rate, reports=reports, ranks=self.ranks
