@@ -238,9 +238,21 @@ class LoggingConfig(Section):
     tensorboard: bool = Field(True, description="Write TensorBoard events to RUN/tensorboard.")
     progress_bar: bool | None = Field(None, description="Progress bar on rank 0; null: only on a terminal.")
     ledger: bool = Field(False, description="Every rank writes the rows of each step to RUN/ledger (an audit).")
+    profile: tuple[int, int] | None = Field(
+        None,
+        description="First and last step (from 1) of a profile: a trace and a table in RUN/profile. Later than the "
+        "first few, which compile and warm up.",
+    )
     peak_tflops: float | None = Field(
         None, gt=0, description="Peak of one device for MFU; null: looked up by device name, else no MFU."
     )
+
+    @field_validator("profile")
+    @classmethod
+    def _steps_in_order(cls, steps: tuple[int, int] | None) -> tuple[int, int] | None:
+        if steps is not None and not 1 <= steps[0] <= steps[1]:
+            raise ValueError(f"{list(steps)} are no steps: give the first and the last, counted from 1")
+        return steps
 
 
 class Config(Section):

@@ -39,6 +39,7 @@ from pretrain.training.evaluation import Evaluator
 from pretrain.training.introduction import introduction
 from pretrain.training.ledger import open_ledger
 from pretrain.training.monitor import Monitor
+from pretrain.training.profiling import StepProfiler, waiting_for_data
 from pretrain.training.progress import Progress, StepSums
 from pretrain.training.resumption import choose_checkpoint
 from pretrain.training.run_folder import check_run_folder, claim_run_folder, describe_run
@@ -81,7 +82,11 @@ def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Ru
         steps = run.batches(done)
         while not run.over(done):
             run.step_started = time.perf_counter()  # so that waiting for data counts
-            before, done = done, run.train_step(*next(steps))
+            before = done
+            with run.profiler.step(done + 1):
+                with waiting_for_data():
+                    step, batches = next(steps)
+                done = run.train_step(step, batches)
             if done <= before:  # the run went back to a checkpoint
                 steps.close()
                 steps = run.batches(done)
@@ -142,6 +147,7 @@ class Run:
                 config.run.folder, config.logging, active=ranks.is_main, first_step=first, num_steps=self.num_steps
             )
         )
+        self.profiler = StepProfiler(config.logging.profile, config.run.folder / "profile", ranks)
         self.watchdog = Watchdog(config.run.folder / "traces", ranks.rank, config.train.hang_minutes)
         self.ledger = open_ledger(config.run.folder / "ledger", first, ranks) if config.logging.ledger else None
         for line in (*found.lines, *introduction(self.parts, self.prober, self.checkpoint)):

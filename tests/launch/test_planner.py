@@ -162,7 +162,7 @@ def test_zero3_states_are_deepspeeds_estimate(nodes: int) -> None:
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as estimate
 
     job = job_of(gpus=8 * nodes)
-    total, layer = job.counts.total, job.sizes.largest_module
+    total, layer = job.counts.total, job.sizes.largest_unit
     _, gpu, largest = estimate(total, layer, 8, nodes, cpu_offload=False)
     device, _ = model_states(job)
     partitioned = sum(device[part] for part in ("weights", "gradients", "master weights", "optimizer moments"))
@@ -177,7 +177,7 @@ def test_zero3_offloaded_states_are_deepspeeds_estimate(parameters: bool) -> Non
 
     overrides = ["deepspeed.offload_optimizer=true", f"deepspeed.offload_parameters={str(parameters).lower()}"]
     job = job_of(*overrides, gpus=16)
-    total, layer = job.counts.total, job.sizes.largest_module
+    total, layer = job.counts.total, job.sizes.largest_unit
     cpu, gpu, largest = estimate(total, layer, 8, 2, True, parameters, True, additional_buffer_factor=1)
     device, host = model_states(job)
     assert device.get("weights", 0) + device["gradients"] == pytest.approx(gpu - largest, abs=2)
