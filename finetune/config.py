@@ -6,12 +6,13 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from finetune.prompts import Style
-from finetune.tasks import TASKS, Task, make_task, nearest
+from finetune.tasks import TASKS, Task, make_task
 from finetune.tasks.source import TaskSource
 from pretrain.config.data import CleaningConfig, DataConfig, DeduplicationConfig
 from pretrain.config.section import Section
 from pretrain.config.sections import Config, EvaluationConfig, PackingConfig
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.suggestions import suggestion
 
 LOSSES = ("eval/lm_loss", "eval/bits_per_byte", "eval/pair_loss")
 """What every evaluation gives besides the scores of answers (``pretrain.training.evaluation``)."""
@@ -122,7 +123,7 @@ class FinetuneConfig(Config):
     def _has_files_and_a_metric(self) -> "FinetuneConfig":
         metric, answers = self.stopping.metric, self.evaluation.answers
         if not metric.startswith("task/") and metric not in LOSSES:
-            hint = nearest(metric, LOSSES) if metric.startswith("eval/") else "name eval/lm_loss or task/SCORE"
+            hint = suggestion(metric, LOSSES) if metric.startswith("eval/") else "name eval/lm_loss or task/SCORE"
             raise ValueError(f"stopping.metric: no metric {metric!r}; {hint}")
         if metric.startswith("task/") and not answers:
             raise ValueError(f"stopping.metric: {metric} needs answers; set evaluation.answers, such as 200")

@@ -36,13 +36,14 @@ from finetune.generate import (
     make_batches,
     over_ranks,
 )
-from finetune.generations import Generations, Record, write
+from finetune.generations import Generations, Record
 from finetune.prompts import Frame, make_frame
 from finetune.recipe import read_recipe
 from finetune.report import report, table
 from finetune.tasks import TASKS, Example, Task, make_task
 from pretrain.model.loading import LoadedModel, context_length, find_base, find_model, fingerprint, load_model
 from pretrain.runtime import yaml_file
+from pretrain.runtime.atomic_write import write_text
 from pretrain.runtime.command import exit_rank, run_command
 from pretrain.runtime.distributed import Ranks, start_ranks
 from pretrain.runtime.errors import DiptychError
@@ -267,7 +268,7 @@ def _rescore(
         store.records[number] |= _judged(task, example, store.records[number]["output"])
     settings |= {"task": _judging(task), "data": _data_fingerprint(examples), "examples": len(examples)}
     store.finish()
-    write(folder / "settings.json", json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "settings.json", json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
     _finish(arguments, task, store, training, settings, {"judged_again": True})
 
 
@@ -282,7 +283,7 @@ def _finish(
     """Writes evaluation.json and prints its table."""
     head = {"model": arguments.model, "task": task.task, "data": arguments.data, "style": settings["prompt"]["style"]}
     result = head | report(task, store, training if arguments.train else None) | {"settings": settings, "run": run}
-    write(store.folder / "evaluation.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_text(store.folder / "evaluation.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"{table(result)}\n{store.folder}", flush=True)
 
 

@@ -1,14 +1,14 @@
 """The folder of an evaluation: its settings, and the answers that an interrupted evaluation goes on with."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.tasks.task import Example
+from pretrain.runtime.atomic_write import write_text
 from pretrain.runtime.errors import DiptychError
-from pretrain.runtime.run_lock import lock_run
+from pretrain.runtime.locks import lock_run
 
 Record = dict[str, Any]
 
@@ -51,7 +51,7 @@ class Generations:
         elif self.path.exists():
             raise DiptychError(f"{self.path}: there is no settings.json beside it; give another --out")
         else:
-            write(self.folder / "settings.json", json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+            write_text(self.folder / "settings.json", json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
         batches = list(batches)
         pending = [batch for batch in batches if not self.records.keys() >= set(batch)]
         for number in {number for batch in pending for number in batch}:
@@ -99,7 +99,7 @@ class Generations:
             print(note, flush=True)
 
     def _write(self, numbers: Iterable[int]) -> None:
-        write(self.path, "".join(_line(self.records[number]) for number in numbers))
+        write_text(self.path, "".join(_line(self.records[number]) for number in numbers))
 
     def _settings(self) -> Record | None:
         path = self.folder / "settings.json"
@@ -130,13 +130,6 @@ class Generations:
             if number is None or asked != (self.examples[number].prompt, self.examples[number].gold):
                 raise DiptychError(f"{self.path}:{place}: example {record['id']} is another in the data; give its file")
             self.records[number] = record
-
-
-def write(path: Path, text: str) -> None:
-    """Replaces a file at once: a reader finds the old or the new one."""
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
 
 
 def _line(record: Mapping[str, Any]) -> str:

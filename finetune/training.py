@@ -16,7 +16,7 @@ from finetune.decoding_step import DecodingStep
 from finetune.generate import Generation, check_room, generate
 from finetune.prompts import Frame, make_frame
 from finetune.recipe import RECIPE_FILE, Recipe
-from finetune.tasks import Example, Task, nearest
+from finetune.tasks import Example, Task
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import Corpus
 from pretrain.data.tokenizer import Tokenizer, load
@@ -27,6 +27,7 @@ from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.errors import DiptychError
 from pretrain.runtime.leaving import leave_if_asked
 from pretrain.runtime.preemption import preemption
+from pretrain.runtime.suggestions import suggestion
 from pretrain.sources.files import Files
 from pretrain.training.trainer import Run, train
 
@@ -146,7 +147,7 @@ def check_metric(metric: str, task: Task, examples: Sequence[Example]) -> None:
     known = task.judge(examples[0], examples[0].gold).scores
     if name not in known:
         raise DiptychError(
-            f"stopping.metric: no metric {metric!r}; {nearest(metric, [f'task/{score}' for score in known])}"
+            f"stopping.metric: no metric {metric!r}; {suggestion(metric, [f'task/{score}' for score in known])}"
         )
     if all(task.judge(example, example.gold).scores.get(name) is None for example in examples):
         raise DiptychError(

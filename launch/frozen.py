@@ -1,12 +1,12 @@
 """What a submitted job runs: the code and the config of the moment of submission, in the run folder."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
+from pretrain.runtime.atomic_write import whole_folder
 from pretrain.runtime.errors import DiptychError
-from pretrain.runtime.run_lock import FROZEN
+from pretrain.runtime.locks import FROZEN
 from pretrain.training.run_folder import git_commit
 
 SOURCE = Path(__file__).resolve().parents[1]
@@ -35,14 +35,11 @@ def freeze(folder: Path, config: str, *, again: bool = False) -> bool:
             f"{frozen}: was submitted with another config; choose another folder, or replace code and config by those "
             "of now with --refreeze"
         )
-    scratch = folder / f"{FROZEN}.tmp"
-    shutil.rmtree(scratch, ignore_errors=True)
-    for package in PACKAGES:
-        shutil.copytree(
-            SOURCE / package, scratch / "code" / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
-        )
-    (scratch / "code" / "git.json").write_text(json.dumps(git_commit()) + "\n", encoding="utf-8")
-    (scratch / "config.yaml").write_text(config, encoding="utf-8")
-    shutil.rmtree(frozen, ignore_errors=True)
-    os.replace(scratch, frozen)
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    with whole_folder(frozen) as scratch:
+        for package in PACKAGES:
+            shutil.copytree(SOURCE / package, scratch / "code" / package, ignore=ignore)
+        (scratch / "code" / "git.json").write_text(json.dumps(git_commit()) + "\n", encoding="utf-8")
+        (scratch / "config.yaml").write_text(config, encoding="utf-8")
+        shutil.rmtree(frozen, ignore_errors=True)
     return True

@@ -14,7 +14,6 @@ A stage may be left out. Fine-tuning starts from the pre-training run of the sam
 config names.
 """
 
-import difflib
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pretrain.config.sections import Config
 from pretrain.engine.checks import check_with_libraries
 from pretrain.runtime import yaml_file
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.suggestions import suggestion
 
 Options = dict[str, str | StrictBool]
 TRAINING: Mapping[str, type[Config]] = {"pretrain": Config, "finetune": FinetuneConfig}
@@ -245,7 +245,4 @@ def _describe(kind: str, location: tuple[int | str, ...], message: str) -> str:
     section: type[Section] = Pipeline
     if len(location) > 1:
         section = ProbeStage if location[0] == "probe" else TrainingStage
-    near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1)
-    return f"{key}: unknown key; " + (
-        f"did you mean {near[0]}?" if near else f"known: {', '.join(section.model_fields)}"
-    )
+    return f"{key}: unknown key; {suggestion(str(location[-1]), section.model_fields)}"

@@ -8,9 +8,7 @@ finished   it is exported                          stopped    none of these: sta
 failed     stopped, and a diagnosis or stack traces were left since its last checkpoint
 """
 
-import fcntl
 import json
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 
 from launch.slurm_queue import SUBMITTED, QueuedJob, queued_jobs
 from pretrain.runtime.errors import DiptychError
-from pretrain.runtime.run_lock import FROZEN, LOCK_FILE
+from pretrain.runtime.locks import FROZEN, run_holder
 from pretrain.runtime.yaml_file import read_mapping
 
 _TAIL_BYTES = 200_000
@@ -98,7 +96,7 @@ def run_status(folder: Path, jobs: Sequence[QueuedJob]) -> Status:
     steps = _steps(folder, trained)
     checkpoints = sorted(folder.glob("checkpoints/step_*/manifest.json"))
     checkpoint = int(checkpoints[-1].parent.name.removeprefix("step_")) if checkpoints else None
-    held, owner = _owner(folder / LOCK_FILE)
+    held, owner = run_holder(folder)
     job = _job_of(folder, owner, jobs)
     if held:
         state = "running"
@@ -148,18 +146,6 @@ def _steps(folder: Path, trained: Mapping[str, Any]) -> int | None:
                 epochs = float(train.get("epochs") or 1)
                 return round(epochs * int(trained["step"]) / float(trained["train/epoch"]))
     return None
-
-
-def _owner(path: Path) -> tuple[bool, dict[str, Any]]:
-    """Whether a living process holds the lock file, asked without taking it; and who had it last."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            question = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
-            held = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK
-            owner = json.loads(file.read())
-    except (OSError, ValueError):
-        return False, {}
-    return held, owner if isinstance(owner, dict) else {}
 
 
 def _job_of(folder: Path, owner: Mapping[str, Any], jobs: Sequence[QueuedJob]) -> QueuedJob | None:

@@ -21,7 +21,7 @@ from launch.frozen import freeze
 from launch.pipeline import Options, Pipeline, PlannedRun, plan_runs, read_pipeline
 from launch.slurm_queue import SUBMITTED, queued_jobs
 from pretrain.runtime.errors import DiptychError
-from pretrain.runtime.run_lock import FROZEN
+from pretrain.runtime.locks import FROZEN
 from pretrain.training.run_folder import check_run_folder
 
 _MODULES = {"pretrain": "pretrain", "finetune": "finetune", "probe": "probes"}

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pretrain.preparation.workers import write_whole
+from pretrain.runtime.atomic_write import whole_file
 from probes.findings import Chosen, Found
 from probes.sets import LabelledSet
 
@@ -44,13 +44,9 @@ def write_predictions(found: Found, folder: Path) -> Path:
     Raises:
         OSError: It cannot be written.
     """
-
-    def write(path: Path) -> None:
-        with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-            for table in _tables(found):
-                writer.write_table(table)
-
-    write_whole(folder / FILE, write)
+    with whole_file(folder / FILE) as scratch, pq.ParquetWriter(scratch, SCHEMA, compression="zstd") as writer:
+        for table in _tables(found):
+            writer.write_table(table)
     return folder / FILE
 
 

@@ -9,9 +9,10 @@ from finetune.tasks.gsm8k import Gsm8k
 from finetune.tasks.nl_regex import NlRegex
 from finetune.tasks.open_qa import OpenQa
 from finetune.tasks.sentiment import Sentiment
-from finetune.tasks.task import Example, Task, Verdict, nearest
+from finetune.tasks.task import Example, Task, Verdict
 from finetune.tasks.text_to_sql import TextToSql
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.suggestions import suggestion
 from pretrain.runtime.yaml_file import validate
 
 TASKS: Final[dict[str, type[Task]]] = {
@@ -23,7 +24,7 @@ TASKS: Final[dict[str, type[Task]]] = {
     "exact_match": ExactMatch,
 }
 
-__all__ = ["TASKS", "Example", "Task", "Verdict", "make_task", "nearest"]
+__all__ = ["TASKS", "Example", "Task", "Verdict", "make_task"]
 
 
 def make_task(name: str, /, **settings: Any) -> Task:
@@ -33,7 +34,7 @@ def make_task(name: str, /, **settings: Any) -> Task:
         DiptychError: There is none of that name, or a setting is unknown or wrong.
     """
     if name not in TASKS:
-        raise DiptychError(f"task: no task {name!r}; {nearest(name, TASKS)}")
+        raise DiptychError(f"task: no task {name!r}; {suggestion(name, TASKS)}")
     known = [field for field in TASKS[name].model_fields if field != "task"]
     if "task" in settings:
         raise DiptychError(f"task.task: {name} has no such setting; known: {', '.join(known)}")
@@ -43,5 +44,5 @@ def make_task(name: str, /, **settings: Any) -> Task:
         problem = error.errors()[0]
     key = ".".join(["task", *(str(part) for part in problem["loc"])])
     if problem["type"] == "extra_forbidden":
-        raise DiptychError(f"{key}: {name} has no such setting; {nearest(str(problem['loc'][-1]), known)}")
+        raise DiptychError(f"{key}: {name} has no such setting; {suggestion(str(problem['loc'][-1]), known)}")
     raise DiptychError(f"{key}: {problem['msg'].removeprefix('Value error, ')} (given {problem['input']!r})")

@@ -1,7 +1,6 @@
 """A task: where its examples come from, how it is prompted, and how an answer is judged."""
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -9,6 +8,7 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.suggestions import suggestion
 from pretrain.sources.columns import Problem, look_up, text_of
 from pretrain.sources.jsonl import objects
 from pretrain.sources.lines import TextSource
@@ -81,7 +81,7 @@ class Task(BaseModel):
     @classmethod
     def _with_defaults(cls, fields: dict[str, str]) -> dict[str, str]:
         for name in fields.keys() - cls.default_fields.keys():
-            raise ValueError(f"this task reads no {name!r}; {nearest(name, cls.default_fields)}")
+            raise ValueError(f"this task reads no {name!r}; {suggestion(name, cls.default_fields)}")
         return {**cls.default_fields, **fields}
 
     def examples(self, path: str | Path) -> list[Example]:
@@ -185,13 +185,6 @@ class Task(BaseModel):
                 raise Problem(f"{len(contents)} messages with role {role!r}, expected exactly one")
             fields[self.fields[name]] = contents[0]
         return fields
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """What may have been meant, for a message."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 
 
 def first_line(output: str) -> str:

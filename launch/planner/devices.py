@@ -1,6 +1,5 @@
 """Accelerators and networks that plans are made for, with the figures of their data sheets."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -8,6 +7,7 @@ from typing import TypeVar
 import psutil
 
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.suggestions import nearest
 from pretrain.training.monitor import PEAK_TFLOPS
 
 T = TypeVar("T")
@@ -126,7 +126,6 @@ def device_memory(gpu: Gpu, ranks_of_node: int) -> int:
 def _find(option: str, name: str, known: Mapping[str, T]) -> T:
     if name.lower() in known:
         return known[name.lower()]
-    near = [other for other in known if other.startswith(name.lower())]
-    near = near or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? Known" if near else "known"
+    near = nearest(name, known)
+    hint = f"did you mean {near}? Known" if near else "known"
     raise DiptychError(f"{option}: {name}: unknown; {hint}: {', '.join(known)}")

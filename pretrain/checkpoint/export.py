@@ -6,7 +6,6 @@ given. Before it gets its name it is loaded again and its logits are compared wi
 when it wrote the checkpoint.
 """
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from pretrain.model.existing_weights import load_existing
 from pretrain.model.fixed_state import fixed_state
 from pretrain.model.initialization import causal_lm, has_own_code
 from pretrain.model.lora import merged_weights
+from pretrain.runtime.atomic_write import whole_folder
 from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.errors import DiptychError
 
@@ -66,24 +66,21 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
     # The fixed state keeps the type that the engine computed with: integers, or float32 for the biases of a router.
     fixed, types = fixed_state(model), {name: tensor.dtype for name, tensor in model.state_dict().items()}
     weights = {name: tensor if name in fixed else tensor.to(types.get(name, dtype)) for name, tensor in trained.items()}
-    scratch = out.with_name(out.name + ".tmp")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(tokenizer_folder, scratch)
-        if stop := state.extra.get("stop_tokens"):
-            model.generation_config.eos_token_id = list(stop)
-        _write_model(model, weights, scratch)
-        add_older_tokenizer_names(scratch)  # of a run that an earlier version began
-        older = add_older_model_names(scratch)
-        difference = _compare(scratch, read_canary(checkpoint), state)
-        card = model_card(state, difference, _tokenizer_class(scratch, trusted=has_own_code(hf_config)), older=older)
-        for name, text in {"README.md": card, **state.extra.get("files", {})}.items():
-            (scratch / Path(name).name).write_text(text, encoding="utf-8")
-        os.replace(scratch, out)
+        with whole_folder(out) as scratch:
+            shutil.copytree(tokenizer_folder, scratch, dirs_exist_ok=True)
+            if stop := state.extra.get("stop_tokens"):
+                model.generation_config.eos_token_id = list(stop)
+            _write_model(model, weights, scratch)
+            add_older_tokenizer_names(scratch)  # of a run that an earlier version began
+            older = add_older_model_names(scratch)
+            difference = _compare(scratch, read_canary(checkpoint), state)
+            tokenizer_class = _tokenizer_class(scratch, trusted=has_own_code(hf_config))
+            card = model_card(state, difference, tokenizer_class, older=older)
+            for name, text in {"README.md": card, **state.extra.get("files", {})}.items():
+                (scratch / Path(name).name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise DiptychError(f"{out}: cannot be written ({error.strerror or error}); free space") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return difference
 
 

@@ -3,12 +3,12 @@
 What only transformers or DeepSpeed can tell is checked by ``pretrain/engine/checks.py``.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pretrain.config.sections import COUPLING_DISTANCES, Config
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.suggestions import nearest
 
 
 def refuse(problems: Sequence[str], path: Path | None) -> None:
@@ -47,12 +47,12 @@ def contradictions(config: Config) -> Iterator[str]:
             for view in dict.fromkeys(data.views):
                 if view not in source.view_names():
                     yield f"{place}: has views {', '.join(source.view_names())}, but data.views asks {view!r}"
-    named = {source.name for source in data.sources}
+    named = [source.name for source in data.sources]
     for index, stage in enumerate(data.mixture):
         for name in (*stage.weights, *stage.budgets):
             if name not in named:
-                near = difflib.get_close_matches(name, [known for known in named if known], n=1)
-                hint = f"did you mean {near[0]}?" if near else "give the source that is meant this name"
+                near = nearest(name, filter(None, named))
+                hint = f"did you mean {near}?" if near else "give the source that is meant this name"
                 yield f"data.mixture.{index}: no source has the name {name!r}; {hint}"
     for index, source in enumerate(data.decontamination.sources):
         if not set(data.views) & set(source.view_names()):

@@ -1,6 +1,5 @@
 """From YAML and ``key=value`` overrides to a checked :class:`~pretrain.config.sections.Config`, and back."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from pretrain.config.checks import contradictions, refuse
 from pretrain.config.sections import Config
 from pretrain.runtime import yaml_file
+from pretrain.runtime.suggestions import nearest
 
 C = TypeVar("C", bound=Config)
 
@@ -163,7 +163,7 @@ def _describe(error: Any, kind: type[Config]) -> str:
         elsewhere = [path for path, _, _ in _leaves(kind()) if path.rpartition(".")[2] == str(error["loc"][-1])]
         if elsewhere:
             return f"{key}: unknown key; did you mean {elsewhere[0]}?"
-        near = _nearest(str(error["loc"][-1]), known)
+        near = nearest(str(error["loc"][-1]), known)
         prefix = key.rpartition(".")[0]
         if near:
             return f"{key}: unknown key; did you mean {prefix + '.' if prefix else ''}{near}?"
@@ -174,11 +174,6 @@ def _describe(error: Any, kind: type[Config]) -> str:
         return str(message)
     shown = "" if given is PydanticUndefined or isinstance(given, dict | BaseModel) else f" (given {given!r})"
     return f"{key}: {message[:1].lower()}{message[1:]}{shown}"
-
-
-def _nearest(word: str, known: Sequence[str]) -> str | None:
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return matches[0] if matches else None
 
 
 def _source_types() -> dict[str, type[BaseModel]]:

@@ -4,7 +4,6 @@ Sections whose settings belong to one module (tokenizer, model, each source) are
 A field marked with ``FREE`` may change between a run and its resumption; every other field identifies the run.
 """
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pretrain.config.data import DataConfig
 from pretrain.config.model import ModelConfig, TokenizerConfig
 from pretrain.config.section import FREE, Section
+from pretrain.runtime.suggestions import suggestion
 
 
 class RunConfig(Section):
@@ -93,9 +93,7 @@ class ObjectiveConfig(Section):
     def _known_distance(cls, distance: object) -> object:
         known = get_args(DistanceName)
         if distance not in known:
-            near = difflib.get_close_matches(str(distance), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown distance; {hint}")
+            raise ValueError(f"unknown distance; {suggestion(str(distance), known)}")
         return distance
 
 

@@ -3,7 +3,6 @@
 An epoch of a run is one pass over the mixture: its stages in order. Without a mixture it is every record once.
 """
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Protocol
 
 from pretrain.config.data import MixtureStage
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.suggestions import suggestion
 
 
 class Source(Protocol):
@@ -104,9 +104,7 @@ def resolve(stages: Sequence[MixtureStage], sources: Sequence[Source], repeat: b
         key = f"data.mixture.{number}.{'weights' if stage.weights else 'budgets'}"
         for name in (*stage.weights, *stage.budgets):
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-                raise DiptychError(f"{key}: no source named {name!r} has training records; {hint}")
+                raise DiptychError(f"{key}: no source named {name!r} has training records; {suggestion(name, names)}")
     exact = [[stage.tokens_of(source.name) / source.mean_tokens for source in sources] for stage in stages]
     counts = tuple(tuple(max(1, round(records)) if records else 0 for records in stage) for stage in exact)
     if not repeat:

@@ -3,7 +3,6 @@
 DeepSpeed swallows unknown top-level keys silently (seen in 0.19.8), so what ``deepspeed.extra`` adds is checked here.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from pretrain.config.sections import Config
 from pretrain.model.blocks import Shape
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.suggestions import nearest
 
 EXTRA_KEYS: dict[str, type | tuple[type, ...]] = {
     "bf16": dict,
@@ -160,10 +160,8 @@ def extra_problems(extra: Mapping[str, Any]) -> list[str]:
         if key in OWN_KEYS:
             problems.append(f"{place}: generated; set {OWN_KEYS[key]} instead")
         elif key not in EXTRA_KEYS:
-            near = difflib.get_close_matches(key, [*EXTRA_KEYS, *OWN_KEYS], n=1, cutoff=0.75)
-            hint = f"known: {', '.join(EXTRA_KEYS)}"
-            if near:
-                hint = f"did you mean {OWN_KEYS.get(near[0], near[0])}?"
+            near = nearest(key, [*EXTRA_KEYS, *OWN_KEYS])
+            hint = f"did you mean {OWN_KEYS.get(near, near)}?" if near else f"known: {', '.join(EXTRA_KEYS)}"
             problems.append(f"{place}: unknown key, or none that Diptych passes on; {hint}")
         elif not isinstance(value, EXTRA_KEYS[key]):
             problems.append(f"{place}: {value!r} is a {type(value).__name__}, which DeepSpeed does not expect here")
@@ -208,8 +206,8 @@ def _section_problems(section: str, value: Any) -> list[str]:
             key = ".".join(str(part) for part in item["loc"])
             within = list(nested[str(item["loc"][0])].model_fields) if len(item["loc"]) > 1 else known
             unknown = item["type"] == "extra_forbidden"
-            near = difflib.get_close_matches(str(item["loc"][-1]), within, n=1) if unknown else []
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(str(item["loc"][-1]), within) if unknown else None
+            hint = f"; did you mean {near}?" if near else ""
             reason = "unknown DeepSpeed key" if unknown else item["msg"]
             problems.append(f"{place}.{key}: {reason}{hint}")
     return problems

@@ -1,6 +1,5 @@
 """The model: a Hugging Face causal LM built from a config, with first values that depend on the seed alone."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields as dataclass_fields
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from filelock import FileLock
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.initialization import no_init_weights
@@ -21,6 +19,8 @@ from pretrain.model.lora import add_lora
 from pretrain.model.sizes import context_length, head_widths, layer_values, rope_limit
 from pretrain.model.suitable_models import check_plain_head, refuse_config, refuse_model
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.locks import waiting_lock
+from pretrain.runtime.suggestions import nearest
 from pretrain.runtime.zero import full_size
 
 _TOKENIZER = "it comes from the tokenizer"
@@ -122,8 +122,7 @@ def _existing_config(config: ModelConfig, positions: int) -> Any:
     try:
         if config.trust_remote_code:
             # Ranks of one machine share the folder that transformers copies a model's code into, file by file.
-            Path(HF_MODULES_CACHE).mkdir(parents=True, exist_ok=True)
-            with FileLock(Path(HF_MODULES_CACHE) / "diptych.lock"):
+            with waiting_lock(Path(HF_MODULES_CACHE) / "diptych.lock"):
                 meta_model(result := AutoConfig.from_pretrained(config.path, trust_remote_code=True))
         else:
             result = AutoConfig.from_pretrained(config.path, trust_remote_code=False)
@@ -308,8 +307,8 @@ def training_flops(
 
 
 def _nearest(name: str, known: Any) -> str:
-    match = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    near = nearest(name, sorted(known))
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def model_problems(config: ModelConfig) -> list[str]:

@@ -20,7 +20,8 @@ from pretrain.preparation.duplicates import text_key
 from pretrain.preparation.judging import Judged
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 from pretrain.preparation.shards import ShardWriter, describe_shard
-from pretrain.preparation.workers import Workers, advance, write_whole
+from pretrain.preparation.workers import Workers, advance
+from pretrain.runtime.atomic_write import whole_file
 from pretrain.runtime.errors import DiptychError
 
 SHARDS = 64
@@ -119,7 +120,8 @@ def _cut(parts: Sequence[ReadPart], judged: Judged, split: str) -> Iterator[list
 
 def _encode(task: _Task) -> dict[str, Any]:
     if not task.out.is_file():
-        write_whole(task.out, lambda scratch: _write(task, scratch))
+        with whole_file(task.out) as scratch:
+            _write(task, scratch)
     else:
         advance(sum(take for *_, take in task.parts))
     return {"path": task.out, **describe_shard(task.out)}

@@ -21,7 +21,8 @@ from pretrain.preparation.comparing import Comparison, draw_key, words
 from pretrain.preparation.contamination import KINDS, EvaluationIndex
 from pretrain.preparation.duplicates import MINHASH_VERSION, KeyArray, band_keys, text_key
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
-from pretrain.preparation.workers import Workers, advance, write_whole
+from pretrain.preparation.workers import Workers, advance
+from pretrain.runtime.atomic_write import whole_file
 
 FORMAT = 2
 """Changes whenever the same part gives another file."""
@@ -120,7 +121,8 @@ def _hash(value: Any) -> str:
 def _examine(task: _Task) -> Path:
     if not _whole(task.out):
         arrays = _examine_records(task)
-        write_whole(task.out, lambda scratch: _save(scratch, arrays))
+        with whole_file(task.out) as scratch:
+            _save(scratch, arrays)
     else:
         advance(task.part.records)
     return task.out

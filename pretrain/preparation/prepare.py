@@ -8,7 +8,6 @@ kept too: a changed setting redoes only what depends on it, and a preparation th
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -52,8 +51,10 @@ from pretrain.preparation.reading import (
     wordings,
 )
 from pretrain.preparation.tokenizer_training import train
-from pretrain.preparation.workers import Workers, choose_count, write_text
+from pretrain.preparation.workers import Workers, choose_count
+from pretrain.runtime.atomic_write import write_text
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.locks import waiting_lock
 from pretrain.sources.files import Files
 from pretrain.sources.part import Part
 from pretrain.sources.record import Source
@@ -182,12 +183,7 @@ class _Preparation:
     def run(self) -> None:
         """All stages; a second process that prepares the same corpus waits here, and then finds it."""
         self.work.mkdir(parents=True, exist_ok=True)
-        with (self.work / f"{self.folder.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):  # a file system without locks
-                    raise
+        with waiting_lock(self.work / f"{self.folder.name}.lock"):
             if self.is_done():
                 return
             self._remove_scratch_files()

@@ -19,7 +19,8 @@ import pyarrow.ipc
 
 from pretrain.config.data import CleaningConfig
 from pretrain.preparation.cleaning import clean_text
-from pretrain.preparation.workers import Workers, advance, write_text, write_whole
+from pretrain.preparation.workers import Workers, advance
+from pretrain.runtime.atomic_write import whole_file, write_text
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.files import Files
 from pretrain.sources.opening import reading
@@ -197,30 +198,29 @@ def _write(task: _Task) -> list[ReadPart]:
         counts: list[int] = []
         files: dict[str, None] = {}
         num_bytes = 0
-
-        def fill(scratch: Path) -> None:
-            nonlocal num_bytes, shown
-            options = pa.ipc.IpcWriteOptions(compression="lz4")
-            with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
-                for batch in pending:
-                    columns: list[list[Any]] = [
-                        [_clean(record.views[name], task.cleaning) for record in batch] for name in names
-                    ]
-                    counts.append(len(batch))  # noqa: B023 (called at once)
-                    files.update(dict.fromkeys(record.file for record in batch))  # noqa: B023
-                    columns += [[getattr(record, field) for record in batch] for field in schema.names[len(names) :]]
-                    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-                    batch_bytes = sum(_text_bytes(array) for array in arrays[: len(names)])
-                    num_bytes += batch_bytes
-                    # Of a compressed file it is not known how much is to come: the bar never runs ahead of the part.
-                    step = max(0, min(batch_bytes, int(0.95 * task.part.size) - shown))
-                    shown += step
-                    advance(step)
-                    writer.write_batch(pa.record_batch(arrays, schema=schema))
-                    if num_bytes >= _FILE_BYTES:
-                        break
-
-        write_whole(path, fill)
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with (
+            whole_file(path) as scratch,
+            pa.OSFile(str(scratch), "wb") as sink,
+            pa.ipc.new_file(sink, schema, options=options) as writer,
+        ):
+            for batch in pending:
+                columns: list[list[Any]] = [
+                    [_clean(record.views[name], task.cleaning) for record in batch] for name in names
+                ]
+                counts.append(len(batch))
+                files.update(dict.fromkeys(record.file for record in batch))
+                columns += [[getattr(record, field) for record in batch] for field in schema.names[len(names) :]]
+                arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+                batch_bytes = sum(_text_bytes(array) for array in arrays[: len(names)])
+                num_bytes += batch_bytes
+                # Of a compressed file it is not known how much is to come: the bar never runs ahead of the part.
+                step = max(0, min(batch_bytes, int(0.95 * task.part.size) - shown))
+                shown += step
+                advance(step)
+                writer.write_batch(pa.record_batch(arrays, schema=schema))
+                if num_bytes >= _FILE_BYTES:
+                    break
         ended = num_bytes < _FILE_BYTES
         if counts or not read:
             found = (bad, tuple(bad_rows), left_out) if ended else (0, (), 0)

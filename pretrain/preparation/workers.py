@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tqdm
@@ -141,25 +139,3 @@ def choose_count(asked: int | None, work: int) -> int:
     if work < little:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets ``write`` fill a scratch file and renames it: the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        write(scratch)
-        with scratch.open("rb") as file:
-            os.fsync(file.fileno())  # else a power failure could leave the name without the content
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text as a whole file."""
-    write_whole(path, lambda scratch: _fill(scratch, text))
-
-
-def _fill(scratch: Path, text: str) -> None:
-    scratch.write_text(text, encoding="utf-8")

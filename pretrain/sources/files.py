@@ -5,12 +5,12 @@ import glob
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.runtime.atomic_write import write_text
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.opening import file_system, is_compressed, local_path, reading
 from pretrain.sources.part import Part
@@ -94,14 +94,7 @@ class Files:
         self._known = self._load() | self._known | self._new  # another process may have hashed other files
         self._new, self._saved = {}, time.monotonic()
         with contextlib.suppress(OSError):
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            handle, scratch = tempfile.mkstemp(dir=self._cache.parent, prefix=self._cache.name, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(self._known, file)
-                os.replace(scratch, self._cache)
-            except OSError:
-                os.unlink(scratch)
+            write_text(self._cache, json.dumps(self._known))
 
     def _parts(self, path: str, part_bytes: int | None) -> list[Part]:
         local = str(local_path(path))

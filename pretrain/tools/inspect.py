@@ -27,7 +27,7 @@ from pretrain.data.tokenizer import load
 from pretrain.engine.checks import check_with_libraries
 from pretrain.objectives.mixed import make_branches
 from pretrain.preparation.prepare import prepare
-from pretrain.preparation.workers import write_text
+from pretrain.runtime.atomic_write import write_text
 from pretrain.runtime.errors import DiptychError
 from pretrain.tools.inspection import html, terminal
 from pretrain.tools.inspection.facts import Facts, gather

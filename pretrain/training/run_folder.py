@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -14,8 +13,9 @@ from pretrain.checkpoint.checkpoints import difference, planned_difference
 from pretrain.checkpoint.folder import found_steps
 from pretrain.config.loading import dump_config, identity
 from pretrain.config.sections import Config
+from pretrain.runtime.atomic_write import write_text
 from pretrain.runtime.errors import DiptychError
-from pretrain.runtime.run_lock import FROZEN, LOCK_FILE, lock_run
+from pretrain.runtime.locks import FROZEN, LOCK_FILE, lock_run
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "sentencepiece", "datasets", "numpy", "pyarrow")
 
@@ -75,20 +75,10 @@ def describe_run(config: Config, tokenizer: Path, step: int) -> None:
     content = {"identity": identity(config), "versions": versions(), "git": git_commit()}
     suffix = f".resumed-at-{step}" if step and (folder / "run.json").is_file() else ""
     # run.json makes the folder this run's, so it comes first, and whole: what follows can be written again.
-    _write_whole(folder / f"run{suffix}.json", json.dumps(content, indent=1) + "\n")
-    _write_whole(folder / f"config{suffix}.yaml", dump_config(config))
+    write_text(folder / f"run{suffix}.json", json.dumps(content, indent=1) + "\n")
+    write_text(folder / f"config{suffix}.yaml", dump_config(config))
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
     (folder / "checkpoints").mkdir(exist_ok=True)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    scratch = path.with_name(f"{path.name}.tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-    except OSError:
-        scratch.unlink(missing_ok=True)
-        raise
 
 
 def versions() -> dict[str, str]:

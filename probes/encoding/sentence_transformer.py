@@ -9,8 +9,6 @@ and SetFit can use it. MODEL is what probes take: a Hugging Face folder or hub n
 
 import argparse
 import json
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, Literal
 
 from tokenizers import processors
 
+from pretrain.runtime.atomic_write import whole_folder
 from pretrain.runtime.command import run_command
 from pretrain.runtime.errors import DiptychError
 from probes.encoding.probed_model import ProbedModel, open_model
@@ -57,16 +56,11 @@ def write_sentence_transformer(
     model = open_model(model_folder, dtype="auto")
     if pooling not in model.poolings:
         raise DiptychError(f"{model_folder}: has no pooling {pooling}; choose one of {', '.join(model.poolings)}")
-    scratch = out.with_name(out.name + ".tmp")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        _write(model, scratch, pooling, normalize)
-        os.replace(scratch, out)
+        with whole_folder(out) as scratch:
+            _write(model, scratch, pooling, normalize)
     except OSError as error:
         raise DiptychError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write(model: ProbedModel, folder: Path, pooling: str, normalize: bool) -> None:

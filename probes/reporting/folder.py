@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pretrain.preparation.workers import write_text, write_whole
+from pretrain.runtime.atomic_write import whole_file, write_text
 from pretrain.runtime.errors import DiptychError
 from probes import examples
 from probes.reporting import markdown, page
@@ -30,8 +30,10 @@ def write_report(report: Report, folder: Path) -> Path:
     pictures = {folder / "figures" / f"{chart.name}.png": chart.png for chart in charts}
     try:
         for path, picture in pictures.items():
-            write_whole(path, _writer(picture))
-        write_whole(folder / "report.json", report.write)
+            with whole_file(path) as scratch:
+                scratch.write_bytes(picture)
+        with whole_file(folder / "report.json") as scratch:
+            report.write(scratch)
         write_text(folder / "report.md", markdown.render(report, charts))
         write_text(index, page.render(report, charts))
         for path in set(_pictures(folder)) - set(pictures):
@@ -62,13 +64,6 @@ def check_folder(folder: Path) -> None:
 def _pictures(folder: Path) -> list[Path]:
     """Files that have the name of a chart's picture."""
     return [path for path in sorted((folder / "figures").glob("*.png")) if FILE_NAME.fullmatch(path.name)]
-
-
-def _writer(content: bytes) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        path.write_bytes(content)
-
-    return write
 
 
 def _check(path: Path, is_own: Callable[[Path], bool]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.preparation.workers import write_text
+from pretrain.runtime.atomic_write import write_text
 from pretrain.runtime.errors import DiptychError
 from pretrain.tools.visible import visible
 from probes.reporting.lookup import controls, poolings, runs, whole

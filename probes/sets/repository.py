@@ -1,13 +1,11 @@
 """Labelled lines of a GitHub repository: downloaded once at a fixed commit, and kept."""
 
-import contextlib
-import os
 import re
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from pretrain.runtime.atomic_write import whole_file
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.files import Files
 from pretrain.sources.lines import lines
@@ -70,16 +68,8 @@ def _downloaded(name: str, path: str) -> Path:
             raise OSError("HF_HUB_OFFLINE is set")
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             content = response.read()
-        local.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=local.parent, prefix=local.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(scratch, local)  # other ranks may do the same
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(scratch)
-            raise
+        with whole_file(local) as scratch:  # other ranks may do the same
+            scratch.write_bytes(content)
     except Exception as error:  # of HTTP, sockets and disks
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DiptychError(

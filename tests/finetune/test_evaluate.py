@@ -221,7 +221,7 @@ def test_a_broken_line_is_named(made: Path, tmp_path: Path) -> None:
 def test_one_process_at_a_time_writes_to_a_folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom pretrain.runtime.run_lock import lock_run\n"
+        "import sys\nfrom pathlib import Path\nfrom pretrain.runtime.locks import lock_run\n"
         "lock_run(Path(sys.argv[1]))\nprint('held', flush=True)\nsys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]

@@ -17,12 +17,12 @@ import torch
 
 from pretrain.data.schedule import MicroBatch, Row, Step
 from pretrain.preparation.workers import Workers
-from pretrain.runtime import run_lock
+from pretrain.runtime import locks
 from pretrain.runtime.command import HUNG
 from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.locks import LOCK_FILE, lock_run
 from pretrain.runtime.preemption import SIGNALS, Preempted, Preemption, preemption
-from pretrain.runtime.run_lock import LOCK_FILE, lock_run
 from pretrain.runtime.watchdog import Watchdog
 from pretrain.training.ledger import Ledger, next_attempt, read_ledger
 from tests.pretrain.training.test_training import BASE, Settings, arguments, curve, manifest
@@ -267,7 +267,7 @@ def test_work_of_one_rank_while_a_run_trains_is_left_only_where_that_is_said(lis
 
 def test_a_second_job_on_a_run_folder_is_refused_with_the_first_ones_job_id(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from pretrain.runtime.run_lock import lock_run\n"
+        "import sys; from pathlib import Path; from pretrain.runtime.locks import lock_run\n"
         "lock_run(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
     )
     first = subprocess.Popen(
@@ -311,9 +311,9 @@ def test_the_same_slurm_job_waits_for_its_own_lock_and_a_restart_may_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setattr(run_lock, "REQUEUED_SECONDS", 3.0)
+    monkeypatch.setattr(locks, "REQUEUED_SECONDS", 3.0)
     program = (
-        "import sys; from pathlib import Path; from pretrain.runtime.run_lock import lock_run\n"
+        "import sys; from pathlib import Path; from pretrain.runtime.locks import lock_run\n"
         "lock_run(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.readline()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

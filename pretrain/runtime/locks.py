@@ -1,11 +1,14 @@
-"""One job at a time on a run folder."""
+"""Locks that the operating system holds, over NFS and Lustre too, and lets go of when their process dies."""
 
 import errno
 import fcntl
 import json
 import os
 import socket
+import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,9 +25,8 @@ _held: dict[Path, IO[str]] = {}
 def lock_run(folder: Path) -> str | None:
     """Takes a run folder for this process until it ends, however it ends. For rank 0.
 
-    The operating system holds the lock, over NFS and Lustre too, and lets go of it when the process dies. What is in
-    the file only says who has it. A node that was lost may keep its lock for some minutes, until the server notices:
-    then the same Slurm job, requeued, waits.
+    The content of the lock file only says who has the folder. A lost node may keep its lock for some minutes, until the
+    file server notices: then the same Slurm job, requeued, waits.
 
     Returns:
         A line to show if the file system cannot lock, else None.
@@ -61,6 +63,31 @@ def lock_run(folder: Path) -> str | None:
     return None
 
 
+def run_holder(folder: Path) -> tuple[bool, dict[str, Any]]:
+    """Whether a living process has the run folder, found out without locking it; and who had it last."""
+    try:
+        with (folder / LOCK_FILE).open(encoding="utf-8") as file:
+            question = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+            is_held = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK
+            owner = json.loads(file.read())
+    except (OSError, ValueError):
+        return False, {}
+    return is_held, owner if isinstance(owner, dict) else {}
+
+
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Holds a lock file for a block; waits while another process holds it. Holds none where the file system cannot."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+        yield
+
+
 def _self() -> dict[str, Any]:
     job = os.environ.get("SLURM_JOB_ID")
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
@@ -79,8 +106,8 @@ def _of_this_job(text: str) -> bool:
 
 def _owner(text: str) -> str:
     try:
-        found = json.loads(text)
-        job = f"Slurm job {found['job']}, " if found["job"] else ""
-        return f"{job}process {found['pid']} on {found['host']}, since {found['started']}"
+        owner = json.loads(text)
+        job = f"Slurm job {owner['job']}, " if owner["job"] else ""
+        return f"{job}process {owner['pid']} on {owner['host']}, since {owner['started']}"
     except (ValueError, KeyError, TypeError):
         return "another process"
