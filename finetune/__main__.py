@@ -5,31 +5,29 @@
 
 model.path names the model (none: a new one is trained from scratch on the task), task.name the task, data.train its
 files. All settings of pre-training apply; the answers of the result are scored by python -m finetune.evaluate.
-
-    --dry-run    print the resolved config, what the model is asked, sizes and costs, run one mock step, write nothing
-    --help       this text and all settings
 """
 
 from collections.abc import Sequence
 
 from pretrain.runtime.command import BEFORE_TRAINING, exit_rank, run_command
+from pretrain.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m finetune``."""
-    arguments = [argument for argument in argv if not argument.startswith("--local_rank")]
     from finetune.config import FinetuneConfig
     from pretrain.config.loading import load_config, settings_help, split_arguments
     from pretrain.runtime.errors import DiptychError
 
-    if "--help" in arguments or "-h" in arguments or not arguments:
-        print(f"{__doc__}\nSettings, with their defaults:\n\n{settings_help(FinetuneConfig)}")
-        return 0
-    is_dry = "--dry-run" in arguments
-    arguments = [argument for argument in arguments if argument != "--dry-run"]
-    if unknown := [argument for argument in arguments if argument.startswith("-")]:
-        raise DiptychError(f"{unknown[0]}: unknown option; python -m finetune --help lists all")
-    path, overrides = split_arguments(arguments)
+    parser = CommandLine("finetune", __doc__, f"settings with their defaults:\n\n{settings_help(FinetuneConfig)}")
+    parser.add_config()
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the config, what the model is asked, sizes and costs, run one mock step, write nothing",
+    )
+    options = parser.read(argv)
+    path, overrides = split_arguments(options.words)
     if path is None:
         raise DiptychError("name a config first: python -m finetune CONFIG.yaml key=value ...")
     config = load_config(path, overrides, FinetuneConfig)
@@ -39,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     from pretrain.runtime.distributed import start_ranks
 
     check_with_libraries(config, path)
-    stage = dry_run if is_dry else finetune
+    stage = dry_run if options.dry_run else finetune
     stage(config, start_ranks(config.train.timeout_minutes))
     return 0
 

@@ -21,7 +21,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 import tqdm
@@ -45,6 +44,7 @@ from pretrain.model.loading import LoadedModel, context_length, find_base, find_
 from pretrain.runtime import yaml_file
 from pretrain.runtime.atomic_write import write_text
 from pretrain.runtime.command import exit_rank, run_command
+from pretrain.runtime.command_line import CommandLine, whole_number
 from pretrain.runtime.distributed import Ranks, start_ranks
 from pretrain.runtime.errors import DiptychError
 from pretrain.runtime.rank_environment import rank_environment
@@ -295,23 +295,13 @@ def _default_folder(arguments: argparse.Namespace) -> Path:
     return Path("evaluation", str(arguments.model).replace("/", "--"), name)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise DiptychError(f"{message}; python -m finetune.evaluate --help lists all options")
-
-
 def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; ``settings`` holds those of the task.
 
     Raises:
         DiptychError: An option is unknown, missing or wrong.
     """
-    parser = _Parser(
-        "python -m finetune.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandLine("finetune.evaluate", __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL")
     add("--task", help=f"one of {', '.join(TASKS)}; default: what the model was fine-tuned for")
@@ -320,8 +310,8 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--out", type=Path, metavar="DIR", help="default: MODEL/evaluation/TASK-DATA")
     add("--style", choices=("plain", "chat"), help="prompt; default: that of the fine-tuning, else plain")
     add("--long-prompts", choices=("error", "cut"), default="error", help="what to do with more than the context")
-    add("--limit", type=_positive, metavar="N", help="only the first N examples")
-    add("--batch-size", type=_positive, default=32, metavar="N", help="prompts computed at once (32)")
+    add("--limit", type=whole_number(1), metavar="N", help="only the first N examples")
+    add("--batch-size", type=whole_number(1), default=32, metavar="N", help="prompts computed at once (32)")
     add("--temperature", type=float, default=0.0, metavar="T", help="0: the likeliest token (default)")
     add("--top-p", type=float, default=1.0, metavar="P", help="draw among the likeliest tokens of this share")
     add("--seed", type=int, default=0, metavar="N", help="of the draws")
@@ -329,9 +319,8 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--base", metavar="MODEL", help="base of a LoRA adapter, in place of the one that it names")
     add("--trust-remote-code", action="store_true", help="run Python code of the model, open pickled weights")
     add("--rescore", action="store_true", help="judge the answers of a whole evaluation again, without the model")
-    words = [word for word in argv if not word.startswith("--local_rank")]
-    settings = [word for word in words if word.startswith("task.") and "=" in word]
-    arguments = parser.parse_args([word for word in words if word not in settings])
+    settings = [word for word in argv if word.startswith("task.") and "=" in word]
+    arguments = parser.read([word for word in argv if word not in settings])
     arguments.model = _model_of(arguments.model)
     arguments.settings = {}
     for setting in settings:
@@ -362,13 +351,6 @@ def _follow_recipe(arguments: argparse.Namespace) -> None:
         arguments.settings = recipe.settings | arguments.settings
         arguments.style = arguments.style or recipe.style
     arguments.style = arguments.style or "plain"
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("needs at least 1")
-    return number
 
 
 if __name__ == "__main__":

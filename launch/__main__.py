@@ -11,15 +11,14 @@ import sys
 from collections.abc import Sequence
 
 from pretrain.runtime.command import run_command
-from pretrain.runtime.errors import DiptychError
+from pretrain.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m launch``."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if argv else 2
-    command, rest = argv[0], argv[1:]
+    parser = CommandLine("launch", __doc__)
+    parser.add_argument("command", choices=("submit", "status", "plan"))
+    command, rest = parser.read(argv[:1]).command, argv[1:]
     if command == "submit":
         from launch import submit
 
@@ -28,11 +27,9 @@ def main(argv: Sequence[str]) -> int:
         from launch import status
 
         return status.main(rest)
-    if command == "plan":
-        from launch import planner
+    from launch import planner
 
-        return planner.main(rest)
-    raise DiptychError(f"{command}: no such command; python -m launch --help lists all")
+    return planner.main(rest)
 
 
 if __name__ == "__main__":

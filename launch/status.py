@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.slurm_queue import SUBMITTED, QueuedJob, queued_jobs
+from pretrain.runtime.command_line import CommandLine
 from pretrain.runtime.errors import DiptychError
 from pretrain.runtime.locks import FROZEN, run_holder
 from pretrain.runtime.yaml_file import read_mapping
@@ -52,12 +53,9 @@ class Status:
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m launch status``."""
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
-    if unknown := [word for word in argv if word.startswith("-")]:
-        raise DiptychError(f"{unknown[0]}: unknown option; python -m launch status --help")
-    places = [Path(word) for word in argv or ["runs"]]
+    parser = CommandLine("launch status", __doc__)
+    parser.add_argument("folders", metavar="RUN_OR_FOLDER", nargs="*", type=Path)
+    places = parser.read(argv).folders or [Path("runs")]
     for place in places:
         if not place.is_dir():
             raise DiptychError(f"{place}: no such folder; name run folders, or a folder that holds some")

@@ -1,8 +1,5 @@
 """``python -m launch submit PIPELINE.yaml``: one Slurm job a stage, each waiting for the one before.
 
-    --dry-run     print the scripts, start nothing, write nothing
-    --refreeze    replace code and configs that an earlier submission froze
-
 Stages of the same runs wait run by run (aftercorr), the report for all. Everything is checked before the first job is
 submitted.
 """
@@ -20,6 +17,7 @@ from pathlib import Path
 from launch.frozen import freeze
 from launch.pipeline import Options, Pipeline, PlannedRun, plan_runs, read_pipeline
 from launch.slurm_queue import SUBMITTED, queued_jobs
+from pretrain.runtime.command_line import CommandLine
 from pretrain.runtime.errors import DiptychError
 from pretrain.runtime.locks import FROZEN
 from pretrain.training.run_folder import check_run_folder
@@ -47,28 +45,24 @@ class Job:
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m launch submit``."""
-    options = {word for word in argv if word.startswith("-")}
-    paths = [word for word in argv if not word.startswith("-")]
-    if "--help" in options or "-h" in options:
-        print(__doc__)
-        return 0
-    if unknown := options - {"--dry-run", "--refreeze"}:
-        raise DiptychError(f"{min(unknown)}: unknown option; python -m launch submit --help lists all")
-    if len(paths) != 1:
-        raise DiptychError("name one pipeline file: python -m launch submit PIPELINE.yaml")
-    pipeline = read_pipeline(Path(paths[0]))
+    parser = CommandLine("launch submit", __doc__)
+    parser.add_argument("pipeline", metavar="PIPELINE.yaml", type=Path)
+    parser.add_argument("--dry-run", action="store_true", help="print the scripts, start nothing, write nothing")
+    parser.add_argument("--refreeze", action="store_true", help="replace code and configs that are frozen already")
+    options = parser.read(argv)
+    pipeline = read_pipeline(options.pipeline)
     runs = plan_runs(pipeline)
     for run in (run for stage in runs.values() for run in stage):
         check_run_folder(run.config)
     jobs = plan_jobs(pipeline, runs)
-    if "--dry-run" in options:
+    if options.dry_run:
         for job in jobs:
             wait = f" --dependency={job.after[1]}:JOB_OF_{job.after[0].upper()}" if job.after else ""
             print(f"# ---- sbatch{wait} {_script_path(pipeline, job)}\n{job.script}")
         return 0
     _refuse_second(pipeline)
     for run in (run for stage in runs.values() for run in stage):
-        if not freeze(run.folder, run.text, again="--refreeze" in options):
+        if not freeze(run.folder, run.text, again=options.refreeze):
             print(f"{run.folder}: goes on with the code of its first submission (--refreeze takes that of now)")
     submit(pipeline, jobs)
     return 0

@@ -3,33 +3,27 @@
     python -m pretrain [CONFIG.yaml] [key=value ...]     one process
     deepspeed launch/pretrain.sh [CONFIG.yaml] [key=value ...]     all GPUs of this node, or of a --hostfile
 
-Without a config the embedded default runs: a small model on generated reviews. Settings are dotted keys of the
-config; give them in YAML or as key=value.
-
-    --dry-run    print the resolved config, sizes and costs, run one mock step, write nothing
-    --help       this text
+Without a config the embedded default runs: a small model on generated reviews.
 """
 
 from collections.abc import Sequence
 
 from pretrain.runtime.command import BEFORE_TRAINING, exit_rank, run_command
+from pretrain.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain``."""
-    arguments = [argument for argument in argv if not argument.startswith("--local_rank")]
     from pretrain.config.loading import load_config, settings_help, split_arguments
-    from pretrain.runtime.errors import DiptychError
 
-    if "--help" in arguments or "-h" in arguments:
-        print(f"{__doc__}\nSettings, with their defaults in a config (the embedded default sets some of its own, see")
-        print(f"pretrain/demo.yaml):\n\n{settings_help()}")
-        return 0
-    dry_run = "--dry-run" in arguments
-    arguments = [argument for argument in arguments if argument != "--dry-run"]
-    if unknown := [argument for argument in arguments if argument.startswith("-")]:
-        raise DiptychError(f"{unknown[0]}: unknown option; python -m pretrain --help lists all")
-    path, overrides = split_arguments(arguments)
+    default = "the embedded default, pretrain/demo.yaml, sets some of its own"
+    parser = CommandLine("pretrain", __doc__, f"settings with their defaults ({default}):\n\n{settings_help()}")
+    parser.add_config()
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the config, sizes and costs, run one mock step, write nothing"
+    )
+    options = parser.read(argv)
+    path, overrides = split_arguments(options.words)
     config = load_config(path, overrides)  # before torch is imported: a mistake is said at once
     from pretrain.engine.checks import check_with_libraries
     from pretrain.runtime.distributed import start_ranks
@@ -37,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
 
     check_with_libraries(config, path)
     ranks = start_ranks(config.train.timeout_minutes)
-    if dry_run:
+    if options.dry_run:
         from pretrain.tools.dry_run import dry_run as run_dry
 
         run_dry(config, ranks)

@@ -1,13 +1,12 @@
 """The command line of a probing run."""
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from pretrain.model.loading import Dtype
+from pretrain.runtime.command_line import CommandLine, whole_number
 from pretrain.runtime.errors import DiptychError
 from probes.encoding.origin import checkpoints_of
 from probes.encoding.pooling import POOLINGS
@@ -65,24 +64,15 @@ def random_name(name: str, seed: int) -> str:
     return f"{name} (random weights{f', seed {seed}' if seed else ''})"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise DiptychError(f"{message}; python -m probes --help lists all options")
-
-
 def read_arguments(argv: Sequence[str], description: str) -> Settings:
     """Parses the command line.
 
     Raises:
         DiptychError: An option is unknown, missing or wrong, two models have one name, or one has that of a control.
     """
-    parser = _Parser(
-        "python -m probes",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandLine("probes", description)
     add = parser.add_argument
+    count, positive = whole_number(0), whole_number(1)
     add("models", nargs="+", metavar="MODEL", help="[NAME=]folder of a model, run or checkpoint, or a hub name")
     add("--data", nargs="+", required=True, metavar="SET", help="a registered name, NAME=PATH, a path, or hub:NAME")
     add("--checkpoints", action="store_true", help="a run folder stands for all of its checkpoints")
@@ -91,60 +81,77 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
     add("--out", type=Path, default=Path("runs/probes"), metavar="DIR", help="the report (runs/probes)")
     add("--cache", type=Path, metavar="DIR", help="representations that are kept (OUT/cache)")
     add("--pooling", nargs="+", default=["last", "mean"], choices=POOLINGS, help="what a text is read from (last mean)")
-    add("--seeds", type=_positive, default=3, metavar="N", help="of folds, training subsets and shuffled labels (3)")
+    add(
+        "--seeds",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="of folds, training subsets and shuffled labels (3)",
+    )
     add(
         "--sizes",
         nargs="*",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="sizes of the curve (100 300 1000 ...; no N: none)",
     )
-    add("--random-seeds", type=_count, default=1, metavar="N", help="of the same architecture with random weights (1)")
+    add(
+        "--random-seeds",
+        type=count,
+        default=1,
+        metavar="N",
+        help="of the same architecture with random weights (1)",
+    )
     add("--text", nargs="+", metavar="COLUMN", help="columns that make up a text (text, sentence or review)")
     add("--label", metavar="COLUMN", help="column of the class (label)")
     add("--group", metavar="COLUMN", help="column whose equal values are never divided by a split or a fold")
     add("--train-split", metavar="NAME", help="split to train on (train)")
     add("--test-split", metavar="NAME", help="split to test on (test)")
-    add("--max-train", type=_positive, metavar="N", help="most training texts of a set")
-    add("--max-test", type=_positive, metavar="N", help="most test texts of a set")
-    add("--reviews-count", type=_positive, default=6000, metavar="N", help="meanings of the set reviews (6000)")
+    add("--max-train", type=positive, metavar="N", help="most training texts of a set")
+    add("--max-test", type=positive, metavar="N", help="most test texts of a set")
+    add("--reviews-count", type=positive, default=6000, metavar="N", help="meanings of the set reviews (6000)")
     add("--reviews-seed", type=int, default=0, metavar="N", help="which of them")
-    add("--max-tokens", type=_positive, metavar="N", help="most tokens of a text (the context)")
-    add("--batch-tokens", type=_positive, metavar="N", help="positions of a forward pass (1024 on a CPU, else 16384)")
+    add("--max-tokens", type=positive, metavar="N", help="most tokens of a text (the context)")
+    add(
+        "--batch-tokens",
+        type=positive,
+        metavar="N",
+        help="positions of a forward pass (1024 on a CPU, else 16384)",
+    )
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="float32", help="of weights (float32)")
     add("--trust-remote-code", action="store_true", help="run Python code of the models, open pickled weights")
     add("--title", default="Linear probes", help="of the report")
-    found = parser.parse_args([word for word in argv if not word.startswith("--local_rank")])
-    if len(set(found.pooling)) < len(found.pooling):
-        parser.error(f"argument --pooling: {' '.join(found.pooling)} names one twice")
+    given = parser.read(argv)
+    if len(set(given.pooling)) < len(given.pooling):
+        parser.error(f"argument --pooling: {' '.join(given.pooling)} names one twice")
     options = SetOptions(
-        text=tuple(found.text) if found.text else None,
-        label=found.label,
-        group=found.group,
-        train_split=found.train_split,
-        test_split=found.test_split,
-        max_train=found.max_train,
-        max_test=found.max_test,
-        reviews_count=found.reviews_count,
-        reviews_seed=found.reviews_seed,
+        text=tuple(given.text) if given.text else None,
+        label=given.label,
+        group=given.group,
+        train_split=given.train_split,
+        test_split=given.test_split,
+        max_train=given.max_train,
+        max_test=given.max_test,
+        reviews_count=given.reviews_count,
+        reviews_seed=given.reviews_seed,
     )
     return Settings(
-        models=_models(found.models, found.checkpoints),
-        sets=tuple(found.data),
+        models=_models(given.models, given.checkpoints),
+        sets=tuple(given.data),
         options=options,
-        pairs=found.pairs,
-        pair_fields=tuple(found.pair_fields),
-        out=found.out,
-        cache=found.cache or found.out / "cache",
-        poolings=tuple(found.pooling),
-        seeds=found.seeds,
-        sizes=tuple(sorted(set(found.sizes))) if found.sizes is not None else None,
-        random_seeds=found.random_seeds,
-        max_tokens=found.max_tokens,
-        batch_tokens=found.batch_tokens,
-        dtype=found.dtype,
-        trust_remote_code=found.trust_remote_code,
-        title=found.title,
+        pairs=given.pairs,
+        pair_fields=tuple(given.pair_fields),
+        out=given.out,
+        cache=given.cache or given.out / "cache",
+        poolings=tuple(given.pooling),
+        seeds=given.seeds,
+        sizes=tuple(sorted(set(given.sizes))) if given.sizes is not None else None,
+        random_seeds=given.random_seeds,
+        max_tokens=given.max_tokens,
+        batch_tokens=given.batch_tokens,
+        dtype=given.dtype,
+        trust_remote_code=given.trust_remote_code,
+        title=given.title,
     )
 
 
@@ -182,13 +189,3 @@ def _step(name: str) -> str:
     """The step of a checkpoint's folder, or the folder's own name."""
     match = re.fullmatch(r"step_0*(\d+)", name)
     return match[1] if match else name
-
-
-def _count(text: str, least: int = 0) -> int:
-    if not re.fullmatch(r"\d+", text, re.ASCII) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r}: needs a whole number of at least {least}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    return _count(text, 1)

@@ -25,6 +25,7 @@ from launch import planner, submit
 from pretrain.config.loading import load_config, settings_help, split_arguments
 from pretrain.config.sections import Config
 from pretrain.engine.checks import check_with_libraries
+from pretrain.runtime.command_line import CommandLine
 from probes.arguments import read_arguments as read_probes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,7 +173,7 @@ class Checker:
         if command == "plan":
             found = planner.parse(words)
             planner._machines(found)
-            planner._load(*split_arguments(found.config))
+            planner._load(*split_arguments(found.words))
         elif command == "submit":
             (file,) = (Path(word) for word in words if word not in options)
             minimal = "folder: RUNS\npretrain: {config: configs/demo.yaml}"
@@ -201,6 +202,7 @@ class Checker:
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(StopIteration):
             patch.setattr(sys, "argv", ["", *words])
             patch.setattr(argparse.ArgumentParser, "parse_args", parse)
+            patch.setattr(CommandLine, "read", parse)
             main(*[words] * len(inspect.signature(main).parameters))
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from pretrain.checkpoint import save as checkpoint_save
 from pretrain.checkpoint.checkpoints import read_canary, read_state, read_weights, restore
-from pretrain.checkpoint.export import main as export_main
+from pretrain.commands.export import main as export_main
 from pretrain.config.loading import load_config
 from pretrain.config.model import ModelConfig, TokenizerConfig
 from pretrain.data.corpus import read_corpus

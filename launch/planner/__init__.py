@@ -2,28 +2,16 @@
 
     python -m launch plan CONFIG.yaml [key=value ...] --gpus 64 --gpu h100-80gb
 
-    --gpus N             ranks, one on each GPU
-    --gpu NAME           a100-40gb, a100-80gb, h100-80gb, h200-141gb, b200, l40s, mi300x or cpu
-    --gpus-per-node N    8 unless told
-    --network NAME       between nodes: ib-200, ib-400 (unless told), ib-800, ethernet-400, -100, -25 or -10
-    --tokens N           to train on, such as 1e12; else train.steps, or train.epochs of --corpus
-    --corpus FOLDER      a prepared corpus, for exact figures of its rows
-    --used SHARE         of positions that hold tokens, without a corpus (0.95)
-    --price P            of one GPU for an hour
-    --disk GB/S          what the file system takes in all (2)
-    --host-memory GIB    of a node (1024)
-    --json               plain data in place of a text
-
 Nothing is built or downloaded but the model's config: no weights, no data, no GPU. A plan that does not fit names the
 first change that makes it fit.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from pretrain.runtime.command_line import CommandLine
 from pretrain.runtime.errors import DiptychError
 
 if TYPE_CHECKING:
@@ -34,10 +22,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m launch plan``; 0 if the plan fits, 1 if not."""
-    options = _parser().parse_intermixed_args(list(argv))
-    if options.help:
-        print(__doc__)
-        return 0
+    options = parse(argv)
     plan = make_plan(options)
     from launch.planner.report import as_data, as_text
 
@@ -59,7 +44,7 @@ def make_plan(options: Any) -> "Plan":
     from launch.planner.speed import plan_speed
     from pretrain.config.loading import split_arguments
 
-    path, overrides = split_arguments(options.config)
+    path, overrides = split_arguments(options.words)
 
     def plan_again(settings: Sequence[str], changed: "Machines") -> "Job":
         return make_job(_load(path, [*overrides, *settings]), changed, corpus=options.corpus, used=options.used)
@@ -72,29 +57,26 @@ def make_plan(options: Any) -> "Plan":
 
 def parse(argv: Sequence[str]) -> Any:
     """The options of a command line, for :func:`make_plan`."""
-    return _parser().parse_intermixed_args(list(argv))
+    return _parser().read(argv)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise DiptychError(f"plan: {message}; python -m launch plan --help lists all options")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog="python -m launch plan", add_help=False, allow_abbrev=False)
-    parser.add_argument("config", nargs="*")
-    parser.add_argument("--gpus", type=int)
-    parser.add_argument("--gpu", default="h100-80gb")
-    parser.add_argument("--gpus-per-node", type=int, default=8)
-    parser.add_argument("--network", default="ib-400")
-    parser.add_argument("--tokens", type=float)
-    parser.add_argument("--corpus", type=Path)
-    parser.add_argument("--used", type=float, default=0.95)
-    parser.add_argument("--price", type=float)
-    parser.add_argument("--disk", type=float, default=2.0)
-    parser.add_argument("--host-memory", type=float, default=1024.0)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--help", "-h", action="store_true")
+def _parser() -> CommandLine:
+    parser = CommandLine("launch plan", __doc__)
+    parser.add_config()
+    add = parser.add_argument
+    gpus = "a100-40gb, a100-80gb, h100-80gb (the default), h200-141gb, b200, l40s, mi300x or cpu"
+    networks = "between nodes: ib-200, ib-400 (the default), ib-800, ethernet-400, -100, -25 or -10"
+    add("--gpus", type=int, metavar="N", help="ranks, one on each GPU")
+    add("--gpu", default="h100-80gb", metavar="NAME", help=gpus)
+    add("--gpus-per-node", type=int, default=8, metavar="N", help="(8)")
+    add("--network", default="ib-400", metavar="NAME", help=networks)
+    add("--tokens", type=float, metavar="N", help="to train on, such as 1e12; else train.steps or train.epochs")
+    add("--corpus", type=Path, metavar="FOLDER", help="a prepared corpus, for exact figures of its rows")
+    add("--used", type=float, default=0.95, metavar="SHARE", help="of positions with tokens, without a corpus (0.95)")
+    add("--price", type=float, metavar="P", help="of one GPU for an hour")
+    add("--disk", type=float, default=2.0, metavar="GB/S", help="what the file system takes in all (2)")
+    add("--host-memory", type=float, default=1024.0, metavar="GIB", help="of a node (1024)")
+    add("--json", action="store_true", help="plain data in place of a text")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a plain Hugging Face folder: ``python -m pretrain.export CHECKPOINT_OR_RUN OUT``.
+"""From a checkpoint to a plain Hugging Face folder.
 
 The folder opens with ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained``, without any of our
 code. A model that is Python code of its own is exported with it; that code runs, so ``--trust-remote-code`` must be
@@ -7,7 +7,7 @@ when it wrote the checkpoint.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -222,14 +222,15 @@ def _written_by(model_type: str, older: bool) -> str:
     return f"{writer}. Do not open the model with transformers 4, which may compute other rotary embeddings."
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command ``python -m pretrain.export``."""
-    trusted = "--trust-remote-code" in argv
-    argv = [argument for argument in argv if argument != "--trust-remote-code"]
-    if len(argv) != 2 or argv[0].startswith("-"):
-        print(__doc__)
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
-    source, out = Path(argv[0]), Path(argv[1])
+def export_run(source: Path, out: Path, *, trust_remote_code: bool = False) -> str:
+    """Exports a checkpoint, or that of a run which fine-tuning chose, else its newest.
+
+    Returns:
+        What was done, in a line.
+
+    Raises:
+        DiptychError: There is no whole checkpoint, or the model brings code that is not trusted.
+    """
     if (source / "checkpoints").is_dir():
         steps = sorted((source / "checkpoints").glob("step_????????"))
         if not steps:
@@ -243,13 +244,11 @@ def main(argv: Sequence[str]) -> int:
     if not tokenizer.is_dir():
         raise DiptychError(f"{tokenizer}: no tokenizer; a checkpoint is exported from within its run folder")
     settings = read_state(source).identity
-    if settings.get("model.trust_remote_code") and not trusted:
+    if settings.get("model.trust_remote_code") and not trust_remote_code:
         raise DiptychError(
             f"{source}: exporting it runs the Python code of {settings['model.path']}; give --trust-remote-code if you "
             "trust it"
         )
     difference = export(source, tokenizer, out)
-    print(
-        f"{out}: {checkpoint_name(read_state(source).step)}, logits differ by {difference:.1e} from the training run's"
-    )
-    return 0
+    step = checkpoint_name(read_state(source).step)
+    return f"{out}: {step}, logits differ by {difference:.1e} from the training run's"

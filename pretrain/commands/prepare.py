@@ -1,25 +1,31 @@
-"""The command ``python -m pretrain.prepare``; what takes long is imported once signals are listened to."""
+"""From sources to a prepared corpus: ``python -m pretrain.prepare [CONFIG.yaml] [key=value ...]``.
+
+The corpus lies in a folder of data.folder that is named by the fingerprint of its inputs: unchanged inputs are not
+prepared again, and a preparation that was killed continues where it stopped. Without a config the embedded default is
+prepared.
+"""
 
 import sys
 from collections.abc import Sequence
 
 from pretrain.runtime.command import run_command
+from pretrain.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain.prepare``."""
     from pretrain.config.loading import load_config, split_arguments
+
+    parser = CommandLine("pretrain.prepare", __doc__)
+    parser.add_config()
+    path, overrides = split_arguments(parser.read(argv).words)
+    config = load_config(path, overrides)  # before torch is imported: a mistake is said at once
     from pretrain.data.corpus import read_manifest
     from pretrain.engine.checks import check_with_libraries
-    from pretrain.preparation import prepare as preparation
+    from pretrain.preparation.prepare import prepare
 
-    if "--help" in argv or "-h" in argv:
-        print(preparation.__doc__)
-        return 0
-    path, overrides = split_arguments(argv)
-    config = load_config(path, overrides)
     check_with_libraries(config, path)
-    folder = preparation.prepare(config)
+    folder = prepare(config)
     manifest = read_manifest(folder)
     assert manifest is not None
     print(f"{folder}")

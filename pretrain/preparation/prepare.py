@@ -1,4 +1,4 @@
-"""From sources to a prepared corpus: ``python -m pretrain.prepare CONFIG.yaml key=value ...``.
+"""From sources to a prepared corpus.
 
     sources -> read -> examine -> judge -> tokenizer -> encode -> shards of tokens + manifest.json
 

@@ -60,7 +60,10 @@ def _status_of(main: Callable[[Sequence[str]], int]) -> int:
             notes = check_versions()
             for note in notes if _is_main() else ():
                 print(f"note: {note}", file=sys.stderr, flush=True)
-            status = main(sys.argv[1:])
+            try:
+                status = main(sys.argv[1:])
+            except SystemExit as end:  # of --help
+                status = int(end.code or 0)
             sys.stdout.flush()
         return status
     except BrokenPipeError:  # nobody reads to the end, as in `... | head`

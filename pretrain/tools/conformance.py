@@ -22,6 +22,7 @@ from pretrain.data.packing import pack
 from pretrain.data.schedule import Step
 from pretrain.model.network import BranchNetwork
 from pretrain.objectives.mixed import MixedObjective
+from pretrain.runtime.command_line import CommandLine
 from pretrain.runtime.errors import DiptychError
 
 TOLERANCE = 2e-5
@@ -62,10 +63,9 @@ def check_case(network: BranchNetwork, case: Mapping[str, Any]) -> dict[str, flo
 
 def main(argv: Sequence[str]) -> int:
     """The command; exit status 1 if any value disagrees."""
-    if len(argv) != 1 or argv[0].startswith("-"):
-        print(__doc__)
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
-    folder = Path(argv[0])
+    parser = CommandLine("pretrain.conformance", __doc__)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="holds model/ and cases.json")
+    folder = parser.read(argv).folder
     try:
         cases = json.loads((folder / "cases.json").read_text(encoding="utf-8"))["cases"]
     except (OSError, KeyError, json.JSONDecodeError) as error:

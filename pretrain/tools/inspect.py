@@ -2,16 +2,8 @@
 
 DATA is the folder of a corpus (data.folder/FINGERPRINT), a data folder that holds one corpus, or a config.yaml, with
 key=value settings behind it: the corpus of that config, prepared first if it is not there.
-
-    --records N                       records shown of every source (2)
-    --layout conditional|independent  how their pairs are laid out (that of the config; independent)
-    --k K                             [PRED] tokens (that of the config; 1)
-    --html FILE|none                  where the page goes (inspect.html in the corpus)
-    --overwrite                       let --html replace an existing file
-    --help                            this text
 """
 
-import difflib
 import os
 import shutil
 import sys
@@ -28,15 +20,12 @@ from pretrain.engine.checks import check_with_libraries
 from pretrain.objectives.mixed import make_branches
 from pretrain.preparation.prepare import prepare
 from pretrain.runtime.atomic_write import write_text
+from pretrain.runtime.command_line import CommandLine, whole_number
 from pretrain.runtime.errors import DiptychError
 from pretrain.tools.inspection import html, terminal
 from pretrain.tools.inspection.facts import Facts, gather
 from pretrain.tools.inspection.finding import find_corpus
 from pretrain.tools.visible import visible
-
-_OPTIONS = ("--records", "--layout", "--k", "--html")
-_FLAGS = ("--overwrite", "--help")
-_LAYOUTS = ("conditional", "independent")
 
 
 @dataclass(frozen=True)
@@ -68,46 +57,17 @@ def read_arguments(argv: Sequence[str]) -> Request:
     Raises:
         DiptychError: An unknown option, or a value that is none; no DATA.
     """
-    values: dict[str, str] = {}
-    flags = set()
-    plain = []
-    rest = iter(argv)
-    for argument in rest:
-        name, given, value = argument.partition("=")
-        if not argument.startswith("-"):
-            plain.append(argument)
-        elif argument in _FLAGS:
-            flags.add(argument)
-        elif name in _OPTIONS:
-            if not given and (value := next(rest, "")) == "":
-                raise DiptychError(f"{name}: needs a value; python -m pretrain.inspect --help lists the options")
-            values[name] = value
-        else:
-            near = difflib.get_close_matches(name, (*_OPTIONS, *_FLAGS), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join((*_OPTIONS, *_FLAGS))}"
-            raise DiptychError(f"{name}: unknown option; {hint}")
-    if not plain:
-        raise DiptychError("DATA: is missing; name a corpus, or the config.yaml that it is prepared from")
-    layout = values.get("--layout")
-    if layout is not None and layout not in _LAYOUTS:
-        near = difflib.get_close_matches(layout, _LAYOUTS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_LAYOUTS)}"
-        raise DiptychError(f"--layout: {layout!r} is no layout; {hint}")
-    return Request(
-        Path(plain[0]),
-        tuple(plain[1:]),
-        _number("--records", values.get("--records", "2")),
-        layout,
-        None if "--k" not in values else _number("--k", values["--k"]),
-        values.get("--html"),
-        "--overwrite" in flags,
-    )
-
-
-def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise DiptychError(f"{name}: expected a number, 0 or more, got {text[:40]!r}")
-    return int(text)
+    parser = CommandLine("pretrain.inspect", __doc__)
+    add = parser.add_argument
+    add("data", metavar="DATA", type=Path, help="a corpus, a folder that holds one, or a config.yaml")
+    add("settings", metavar="key=value", nargs="*", help="settings on top of the config")
+    add("--records", type=whole_number(0), default=2, metavar="N", help="records shown of every source (2)")
+    add("--layout", choices=("conditional", "independent"), help="how pairs are laid out (that of the config)")
+    add("--k", type=whole_number(0), metavar="K", help="[PRED] tokens (that of the config; 1)")
+    add("--html", metavar="FILE", help="where the page goes, or none (inspect.html in the corpus)")
+    add("--overwrite", action="store_true", help="let --html replace an existing file")
+    given = parser.read(argv)
+    return Request(given.data, tuple(given.settings), given.records, given.layout, given.k, given.html, given.overwrite)
 
 
 def find_facts(request: Request) -> Facts:
@@ -167,9 +127,6 @@ def _check_page(request: Request, folder: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain.inspect``."""
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
     request = read_arguments(argv)
     facts = find_facts(request)
     page = _page_of(request, facts.folder)

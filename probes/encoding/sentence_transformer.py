@@ -2,12 +2,8 @@
 
 ``SentenceTransformer(OUT)`` gives the representation of the last layer, after the final norm, that probes see: so MTEB
 and SetFit can use it. MODEL is what probes take: a Hugging Face folder or hub name, a run, or a checkpoint of a run.
-
-    --pooling last|mean|cls    (default last)
-    --normalize                embeddings of length 1
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -18,6 +14,7 @@ from tokenizers import processors
 
 from pretrain.runtime.atomic_write import whole_folder
 from pretrain.runtime.command import run_command
+from pretrain.runtime.command_line import CommandLine
 from pretrain.runtime.errors import DiptychError
 from probes.encoding.probed_model import ProbedModel, open_model
 
@@ -119,12 +116,12 @@ def _store(path: Path, content: Any) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m probes.encoding.sentence_transformer``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine("probes.encoding.sentence_transformer", __doc__)
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("out", metavar="OUT", type=Path)
-    parser.add_argument("--pooling", choices=tuple(_POOLINGS), default="last")
-    parser.add_argument("--normalize", action="store_true")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--pooling", choices=tuple(_POOLINGS), default="last", help="last, mean or cls (last)")
+    parser.add_argument("--normalize", action="store_true", help="embeddings of length 1")
+    arguments = parser.read(argv)
     write_sentence_transformer(arguments.model, arguments.out, pooling=arguments.pooling, normalize=arguments.normalize)
     print(f"{arguments.out}: open it with SentenceTransformer({str(arguments.out)!r})")
     return 0

@@ -130,12 +130,12 @@ def test_a_broken_set_or_model_leaves_the_others_alone(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["a", "b/a", "--data", "mood"], "a second model called 'a'; name it, as in NAME=b/a"),
-        (["a"], "--data"),
+        (["a"], "--data: is missing"),
         (["a", "--data", "mood", "--seeds", "0"], "--seeds"),
-        (["a", "--data", "mood", "--poling", "last"], "unrecognized arguments: --poling"),
+        (["a", "--data", "mood", "--poling", "last"], "--poling: unknown option; did you mean --pooling?"),
         (
             ["a", "--data", "mood", "--pooling", "max"],
-            "invalid choice: 'max' (choose from 'last', 'mean', 'cls', 'pred')",
+            "--pooling: 'max' is no pooling; known: last, mean, cls, pred",
         ),
         (["a", "--data", "mood", "--pooling", "last", "last"], "--pooling: last last names one twice"),
         (["runs/tfidf", "--data", "mood"], "controls are called 'tfidf'; name the model, as in NAME=runs/tfidf"),

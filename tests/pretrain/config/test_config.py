@@ -575,7 +575,8 @@ def test_the_help_and_a_refusal_come_before_torch() -> None:
 import sys
 from pretrain.__main__ import main
 from pretrain.runtime.command import run_command
-assert main(["--help"]) == 0
+sys.argv = ["pretrain", "--help"]
+assert run_command(main) == 0
 sys.argv = ["pretrain", "train.stepz=3"]
 assert run_command(main) == 1
 assert not {"torch", "transformers", "deepspeed"} & sys.modules.keys()

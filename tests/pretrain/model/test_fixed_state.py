@@ -9,7 +9,7 @@ import torch
 import yaml
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from pretrain.checkpoint.export import main as export_main
+from pretrain.commands.export import main as export_main
 from pretrain.config.model import ModelConfig, TokenizerConfig
 from pretrain.model.build import build_model, hf_config
 from pretrain.model.canary import check_base

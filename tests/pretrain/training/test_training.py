@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from pretrain.checkpoint.checkpoints import Checkpoints, read_canary, read_weights
-from pretrain.checkpoint.export import main as export_main
+from pretrain.commands.export import main as export_main
 from pretrain.config.loading import load_config
 from pretrain.config.sections import CheckpointConfig, Config
 from pretrain.data.corpus import read_corpus
