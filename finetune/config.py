@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from finetune.prompts import Style
 from finetune.tasks import TASKS, Task, make_task
 from finetune.tasks.source import TaskSource
+from pretrain.config.checks import Need, without_effect
 from pretrain.config.data import CleaningConfig, DataConfig, DeduplicationConfig
 from pretrain.config.section import Section
 from pretrain.config.sections import Config, EvaluationConfig, PackingConfig
@@ -16,6 +17,12 @@ from pretrain.runtime.suggestions import suggestion
 
 LOSSES = ("eval/lm_loss", "eval/bits_per_byte", "eval/pair_loss")
 """What every evaluation gives besides the scores of answers (``pretrain.training.evaluation``)."""
+
+
+_NEEDS = tuple(
+    Need(setting, "evaluation.answers above 0", lambda config: config.evaluation.answers > 0)
+    for setting in ("evaluation.answers_before_training", "evaluation.batch_size")
+)
 
 
 class TaskConfig(Section):
@@ -62,7 +69,9 @@ class FinetuneDataConfig(DataConfig):
         (), description="Files that choose the model; empty: heldout_fraction of the training examples."
     )
     heldout_fraction: float = Field(0.05, ge=0, lt=1, description="Share of training examples held out for validation.")
-    views: tuple[str, str] = Field(("prompt", "answer"), description="Fixed: what a task's records hold.")
+    views: tuple[Literal["prompt"], Literal["answer"]] = Field(
+        ("prompt", "answer"), description="Fixed: what a task's records hold."
+    )
     compare_as_written: tuple[str, ...] | None = Field(
         ("answer",),
         description="Views whose texts are equal only if they are so letter for letter; answers may be code.",
@@ -121,6 +130,8 @@ class FinetuneConfig(Config):
 
     @model_validator(mode="after")
     def _has_files_and_a_metric(self) -> "FinetuneConfig":
+        for problem in without_effect(self, _NEEDS):
+            raise ValueError(problem)
         metric, answers = self.stopping.metric, self.evaluation.answers
         if not metric.startswith("task/") and metric not in LOSSES:
             hint = suggestion(metric, LOSSES) if metric.startswith("eval/") else "name eval/lm_loss or task/SCORE"
@@ -143,7 +154,7 @@ class FinetuneConfig(Config):
             listed = [files] if isinstance(files, str | Path) else files or ()
             if not isinstance(listed, list | tuple):
                 return tree
-            data[key] = [
+            made = [
                 {
                     "type": "task",
                     "path": str(file),
@@ -152,6 +163,12 @@ class FinetuneConfig(Config):
                 }
                 for file in listed
             ]
+            given = data.get(key) or ()
+            # Those in the config.yaml of a run were made here, and are made anew.
+            if any(not isinstance(source, dict) or source.get("type") != "task" for source in given):
+                files_key = "train" if key == "sources" else "validation"
+                raise ValueError(f"data.{key}: is made from the files of data.{files_key}; leave it out")
+            data[key] = made
         tree = tree | {"data": data}
         if model.get("path") and "path" not in (tree.get("tokenizer") or {}):
             tree = tree | {"tokenizer": (tree.get("tokenizer") or {}) | {"path": str(model["path"])}}

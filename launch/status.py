@@ -54,8 +54,8 @@ class Status:
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m launch status``."""
     parser = CommandLine("launch status", __doc__)
-    parser.add_argument("folders", metavar="RUN_OR_FOLDER", nargs="*", type=Path)
-    places = parser.read(argv).folders or [Path("runs")]
+    parser.add_argument("folders", metavar="RUN_OR_FOLDER", nargs="*", default=[Path("runs")], type=Path)
+    places = parser.read(argv).folders
     for place in places:
         if not place.is_dir():
             raise DiptychError(f"{place}: no such folder; name run folders, or a folder that holds some")

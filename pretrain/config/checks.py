@@ -1,14 +1,73 @@
-"""Rules that span several settings; without torch, so that a mistake is said at once.
+"""Rules that span several settings; without torch, so that a mistake is reported at once.
 
 What only transformers or DeepSpeed can tell is checked by ``pretrain/engine/checks.py``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pretrain.config.sections import COUPLING_DISTANCES, Config
 from pretrain.runtime.errors import DiptychError
 from pretrain.runtime.suggestions import nearest
+
+
+class Need(NamedTuple):
+    """A setting that acts only together with another one.
+
+    Attributes:
+        setting: Its dotted key.
+        needs: What has to be set besides.
+        is_met: Whether that is so in a config.
+    """
+
+    setting: str
+    needs: str
+    is_met: Callable[[Any], bool]
+
+
+_COUPLING = f"objective.distance {' or '.join(COUPLING_DISTANCES)}"
+_NEAR = "data.deduplication.near"
+
+# Only lambda 0 leaves settings of the objective without effect that pass: the arms of a comparison differ in it alone.
+NEEDS = (
+    Need("objective.temperature", _COUPLING, lambda run: run.objective.distance in COUPLING_DISTANCES),
+    Need("objective.group_rows", _COUPLING, lambda run: run.objective.distance in COUPLING_DISTANCES),
+    Need("objective.repeat_predictor", "objective.predictors above 1", lambda run: run.objective.predictors > 1),
+    Need("objective.dropout_rescale", "objective.dropout above 0", lambda run: run.objective.dropout > 0),
+    Need("optimizer.muon_lr", "optimizer.name muon", lambda run: run.optimizer.name == "muon"),
+    Need("optimizer.decay_fraction", "optimizer.schedule wsd", lambda run: run.optimizer.schedule == "wsd"),
+    Need("train.max_bad_steps", "train.on_bad_step skip or rollback", lambda run: run.train.on_bad_step != "stop"),
+    Need("deepspeed.offload_parameters", "deepspeed.zero_stage 3", lambda run: run.deepspeed.zero_stage == 3),
+    Need("deepspeed.offload_optimizer", "deepspeed.zero_stage 1, 2 or 3", lambda run: run.deepspeed.zero_stage > 0),
+    Need("data.max_bad_share", "data.on_bad_row skip", lambda run: run.data.on_bad_row == "skip"),
+    Need("data.deduplication.ngram", _NEAR, lambda run: run.data.deduplication.near),
+    Need("data.deduplication.bands", _NEAR, lambda run: run.data.deduplication.near),
+    Need("data.deduplication.band_hashes", _NEAR, lambda run: run.data.deduplication.near),
+    Need(
+        "data.decontamination.ngram",
+        "data.decontamination.match ngram",
+        lambda run: run.data.decontamination.match == "ngram",
+    ),
+    Need("evaluation.new_tokens", "evaluation.prompts above 0", lambda run: run.evaluation.prompts > 0),
+    Need(
+        "evaluation.prompt_tokens",
+        "evaluation.prompts above 0 and packing.layout independent",
+        lambda run: run.evaluation.prompts > 0 and run.packing.layout == "independent",
+    ),
+    Need("probe.max_records", "probe.every above 0", lambda run: run.probe.every > 0),
+)
+
+
+def without_effect(config: Config, needs: Sequence[Need] = NEEDS) -> Iterator[str]:
+    """Settings that are not at their default although they change nothing."""
+    for need in needs:
+        section_name, _, name = need.setting.rpartition(".")
+        section = attrgetter(section_name)(config)
+        default = type(section).model_fields[name].default
+        if getattr(section, name) != default and not need.is_met(config):
+            yield f"{need.setting}: needs {need.needs}, without which it has no effect; set that, or leave it out"
 
 
 def refuse(problems: Sequence[str], path: Path | None) -> None:
@@ -21,8 +80,7 @@ def refuse(problems: Sequence[str], path: Path | None) -> None:
 def contradictions(config: Config) -> Iterator[str]:
     """Rules that span several settings."""
     objective, train, data = config.objective, config.train, config.data
-    if objective.group_rows > 1 and objective.distance not in COUPLING_DISTANCES:
-        yield f"objective.group_rows: {objective.distance} compares no pairs with each other; leave it at 1"
+    yield from without_effect(config)
     if train.rows_per_step % objective.group_rows:
         yield (
             f"objective.group_rows: {objective.group_rows} does not divide train.rows_per_step {train.rows_per_step}"
@@ -69,10 +127,6 @@ def contradictions(config: Config) -> Iterator[str]:
     for view in data.decontamination.views or ():
         if view not in data.views:
             yield f"data.decontamination.views: {view!r} is none of data.views {list(data.views)}"
-    if config.deepspeed.offload_parameters and config.deepspeed.zero_stage != 3:
-        yield "deepspeed.offload_parameters: needs deepspeed.zero_stage 3"
-    if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
-        yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"
     if config.optimizer.name == "muon" and config.optimizer.clip:
         # DeepSpeed 0.19.8 clips after orthogonalisation in stages 1 to 3: a limit would only shrink Muon's update.
         yield "optimizer.clip: muon's update has a norm of its own; set optimizer.clip to 0"

@@ -32,6 +32,7 @@ class CommandLine(argparse.ArgumentParser):
         self.add_argument(
             "words",
             nargs="*",
+            default=[],
             metavar="CONFIG.yaml key=value",
             help="a config, and settings on top of it by their dotted key, such as train.steps=100",
         )

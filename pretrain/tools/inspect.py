@@ -60,7 +60,7 @@ def read_arguments(argv: Sequence[str]) -> Request:
     parser = CommandLine("pretrain.inspect", __doc__)
     add = parser.add_argument
     add("data", metavar="DATA", type=Path, help="a corpus, a folder that holds one, or a config.yaml")
-    add("settings", metavar="key=value", nargs="*", help="settings on top of the config")
+    add("settings", metavar="key=value", nargs="*", default=[], help="settings on top of the config")
     add("--records", type=whole_number(0), default=2, metavar="N", help="records shown of every source (2)")
     add("--layout", choices=("conditional", "independent"), help="how pairs are laid out (that of the config)")
     add("--k", type=whole_number(0), metavar="K", help="[PRED] tokens (that of the config; 1)")

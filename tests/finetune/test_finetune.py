@@ -179,6 +179,9 @@ def test_wrong_settings_stop_with_one_clear_line(folder: Path, overrides: list[s
         ("stopping.metric=health/target_std", "name eval/lm_loss or task/SCORE"),
         ("task.settings={task: gsm8k}", "task.task: exact_match has no such setting"),
         ("task.settings={name: gsm8k}", "task.name: exact_match has no such setting"),
+        ("data.sources=[{type: reviews}]", "data.sources: is made from the files of data.train; leave it out"),
+        ("data.views=[text, code]", "data.views.0: input should be 'prompt'"),
+        ("evaluation={answers: 0, batch_size: 4}", "evaluation.batch_size: needs evaluation.answers above 0"),
     ],
 )
 def test_a_wrong_config_is_named(folder: Path, override: str, message: str) -> None:

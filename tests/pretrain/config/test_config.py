@@ -254,7 +254,10 @@ def test_arguments_are_a_config_and_overrides() -> None:
     [
         (["objective.distance=cosin"], "objective.distance: unknown distance; did you mean cosine? (given 'cosin')"),
         (["objective.distance=zzz"], "objective.distance: unknown distance; known: cosine, l2"),
-        (["objective.distance=cosine", "objective.group_rows=2"], "objective.group_rows: cosine compares no pairs"),
+        (
+            ["objective.distance=cosine", "objective.group_rows=2"],
+            "objective.group_rows: needs objective.distance infonce",
+        ),
         (["objective.distance=infonce", "objective.group_rows=3"], "objective.group_rows: 3 does not divide"),
         (["objective.gamma=0", "objective.lambda=0"], "objective.gamma: gamma and lambda are both 0"),
         (
@@ -267,6 +270,17 @@ def test_arguments_are_a_config_and_overrides() -> None:
         (["deepspeed.offload_parameters=true", "deepspeed.zero_stage=2"], "deepspeed.offload_parameters: needs"),
         (["deepspeed.offload_optimizer=true", "deepspeed.zero_stage=0"], "deepspeed.offload_optimizer: needs"),
         (["optimizer.name=muon", "optimizer.clip=1.0"], "optimizer.clip: muon's update has a norm of its own"),
+        (["objective.distance=l2", "objective.temperature=0.1"], "objective.temperature: needs objective.distance inf"),
+        (["objective.repeat_predictor=true"], "objective.repeat_predictor: needs objective.predictors above 1"),
+        (["objective.dropout_rescale=true"], "objective.dropout_rescale: needs objective.dropout above 0, without"),
+        (["optimizer.muon_lr=0.1"], "optimizer.muon_lr: needs optimizer.name muon, without which it has no effect"),
+        (["optimizer.decay_fraction=0.1"], "optimizer.decay_fraction: needs optimizer.schedule wsd"),
+        (["train.max_bad_steps=1"], "train.max_bad_steps: needs train.on_bad_step skip or rollback"),
+        (["data.max_bad_share=0.5"], "data.max_bad_share: needs data.on_bad_row skip"),
+        (["data.deduplication.bands=2"], "data.deduplication.bands: needs data.deduplication.near"),
+        (["evaluation={prompts: 0, new_tokens: 8}"], "evaluation.new_tokens: needs evaluation.prompts above 0"),
+        (["packing.layout=conditional", "evaluation.prompt_tokens=4"], "evaluation.prompt_tokens: needs evaluation.pr"),
+        (["probe.max_records=100"], "probe.max_records: needs probe.every above 0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides: list[str], line: str) -> None:
@@ -281,7 +295,9 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], l
         ["objective.predictors=0"],
         ["objective.distance=infonce", "objective.group_rows=4"],
         ["train.epochs=2", "train.steps=null"],
-        ["optimizer.name=muon", "optimizer.clip=0"],
+        ["optimizer.name=muon", "optimizer.clip=0", "optimizer.muon_lr=0.1"],
+        ["optimizer.muon_lr=0.02", "optimizer.decay_fraction=0.2", "objective.temperature=0.07"],  # the defaults
+        ["objective.lambda=0", "objective.distance=infonce", "objective.temperature=0.1"],  # one arm of a comparison
     ],
 )
 def test_settings_that_agree_are_taken(overrides: list[str]) -> None:

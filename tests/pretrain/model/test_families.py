@@ -219,7 +219,7 @@ def settings(root: Path, name: str, style: str, *more: str) -> list[str]:
         "objective={lambda: 0.5, distance: cosine, predictors: 2}",
         "train={steps: 3, rows_per_step: 2, micro_batch_rows: 1}",
         "optimizer={lr: 1.0e-3, warmup_steps: 0}",
-        f"evaluation={{every: 3, prompts: {2 if own_code else 0}, new_tokens: 8}}",
+        "evaluation={every: 3, prompts: 2, new_tokens: 8}" if own_code else "evaluation={every: 3, prompts: 0}",
         "deepspeed.zero_stage=1",
         "logging.tensorboard=false",
         *more,
