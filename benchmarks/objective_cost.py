@@ -28,7 +28,7 @@ from pretrain.config.model import ModelConfig, TokenizerConfig
 from pretrain.config.sections import ObjectiveConfig
 from pretrain.data import corpus
 from pretrain.data.batch import Batch, collate
-from pretrain.data.branches import Branches, PairSpans, Tree, View
+from pretrain.data.branches import Branches, View, ViewPairs
 from pretrain.data.order import random_keys
 from pretrain.data.packing import pack
 from pretrain.data.schedule import Step
@@ -93,7 +93,8 @@ def packed(
         predictors=tokenizer.predictors[:1],
     )
     lengths = np.array([[len(first.tokens), len(second.tokens)] for first, second in pairs], dtype=np.int64)
-    drawn = corpus.Pairs(np.zeros_like(lengths), lengths, np.ones_like(lengths, dtype=np.bool_), np.zeros_like(lengths))
+    zeros = np.zeros_like(lengths)
+    drawn = corpus.Pairs(zeros, lengths, np.ones_like(lengths, dtype=np.bool_), zeros, zeros)
     plan = pack(
         np.arange(len(pairs)),
         drawn,
@@ -102,20 +103,13 @@ def packed(
         ROW_LENGTH,
         keys=lambda count: random_keys(0, "rows", 0, count),
     )
-    rows: list[tuple[Tree, list[PairSpans]]] = []
-    for index in range(plan.num_rows):
-        row, spans_of_row = Tree(), []
-        for example in plan.row(index)[0]:
-            tree, spans = branches.lay_out(pairs[example][0], pairs[example][1], branched)
-            offset = row.extend(tree)
-            if spans is not None:
-                spans_of_row.append(spans.shifted(offset))
-        rows.append((row, spans_of_row))
     batches: list[Batch] = []
-    for start in range(0, len(rows), ROWS):
-        chunk = rows[start : start + ROWS]
-        groups = [index for index, (_, spans_of_row) in enumerate(chunk) for _ in spans_of_row]
-        batches.append(collate(chunk, groups, ROW_LENGTH, tokenizer.pad))
+    for start in range(0, plan.num_rows, ROWS):
+        rows = [plan.row(index)[0] for index in range(start, min(start + ROWS, plan.num_rows))]
+        views = ViewPairs.of([pairs[example] for row in rows for example in row])
+        numbers = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        trees = branches.lay_out(views, np.full(len(numbers), branched), numbers)
+        batches.append(collate(trees, np.arange(len(rows)), ROW_LENGTH, tokenizer.pad))
     objective = MixedObjective(ObjectiveConfig(lambda_=1.0 if branched else 0.0))
     step = Step(0, int(plan.num_labels.sum()), len(pairs), ())
 

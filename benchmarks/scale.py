@@ -29,7 +29,7 @@ from pretrain.data.corpus import BLOCK, Split
 from pretrain.data.mixture import resolve
 from pretrain.data.order import WINDOW, Order, random_keys
 from pretrain.data.packing import WindowPlanner
-from pretrain.data.schedule import Cursor, Schedule
+from pretrain.data.schedule import Cursor, Row, Schedule
 
 ROW_LENGTH, ROWS_PER_STEP, BLOCKS_PER_SHARD = 1024, 4096, 64
 SHARES = {"captions": 0.55, "questions": 0.3, "regexes": 0.15}
@@ -179,7 +179,12 @@ def best(action: Callable[[], Any]) -> float:
 def digests(step: Any) -> list[str]:
     """One for each row of this rank, in order."""
     rows = [row for micro_batch in step.micro_batches for row in micro_batch.rows if row]
-    return [hashlib.sha256(repr(row).encode()).hexdigest()[:16] for row in rows]
+    return [hashlib.sha256(repr(_facts(row)).encode()).hexdigest()[:16] for row in rows]
+
+
+def _facts(row: Row) -> tuple[Any, ...]:
+    arrays = (row.examples, row.pairs.wordings, row.branched)
+    return (row.epoch, row.window, row.index, *(values.tolist() for values in arrays), row.group)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """From rows of examples to the tensors of one forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data.branches import IGNORE, Branches, PairSpans, Span, Tree
-from pretrain.data.corpus import Split
-from pretrain.data.schedule import MicroBatch, Row
+from pretrain.data.branches import Branches, IntArray, TokenArray, Trees
+from pretrain.data.corpus import Split, concatenate
+from pretrain.data.schedule import MicroBatch
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,20 @@ class Batch:
     lengths: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        tensors: dict[str, Any] = {
-            field.name: value.to(device)
+        """The batch on a device; from page-locked memory the copy runs while the host goes on."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+
+    def pinned(self) -> "Batch":
+        """The batch in page-locked memory."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed: dict[str, Any] = {
+            field.name: change(value)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return replace(self, **tensors)
+        return replace(self, **changed)
 
 
 class BatchBuilder:
@@ -72,85 +79,64 @@ class BatchBuilder:
 
     def build(self, micro_batch: MicroBatch) -> Batch:
         """The tensors of one micro-batch, on the CPU."""
-        laid_out = [self._row(row) for row in micro_batch.rows]
-        groups = [row.group for row, (_, spans) in zip(micro_batch.rows, laid_out, strict=True) if row for _ in spans]
-        return collate(
-            laid_out, groups, self.row_length, self.pad, micro_batch.label_capacity, micro_batch.pair_capacity
-        )
-
-    def _row(self, row: Row | None) -> tuple[Tree, list[PairSpans]]:
-        tree, pairs = Tree(), []
-        if row is not None:
-            for example, wordings, branched in zip(row.examples, row.wordings, row.branched, strict=True):
-                first, second = self.split.views(example, wordings)
-                example_tree, spans = self.branches.lay_out(first, second, branched)
-                offset = tree.extend(example_tree)
-                if spans is not None:
-                    pairs.append(spans.shifted(offset))
-        return tree, pairs
+        rows = micro_batch.rows
+        examples = np.concatenate([np.zeros(0, np.int64), *(row.examples for row in rows if row)])
+        branched = np.concatenate([np.zeros(0, np.bool_), *(row.branched for row in rows if row)])
+        pairs = self.split.read(examples, concatenate([row.pairs for row in rows if row]))
+        counts = [len(row.examples) if row else 0 for row in rows]
+        trees = self.branches.lay_out(pairs, branched, np.repeat(np.arange(len(rows)), counts))
+        groups = np.array([row.group if row else 0 for row in rows])
+        return collate(trees, groups, self.row_length, self.pad, micro_batch.label_capacity, micro_batch.pair_capacity)
 
 
 def collate(
-    rows: Sequence[tuple[Tree, list[PairSpans]]],
-    groups: Sequence[int],
+    trees: Trees,
+    groups: IntArray,
     row_length: int,
     pad: int,
     label_capacity: int | None = None,
     pair_capacity: int | None = None,
 ) -> Batch:
-    """Pads rows of trees to ``row_length`` and stacks them.
+    """Pads rows of trees to ``row_length``.
 
     Args:
-        rows: For each row its branches and its pairs, with positions within the row.
-        groups: Group of each pair, in the order of the rows.
+        trees: The examples of all rows, with at most ``row_length`` positions in a row.
+        groups: Group of the pairs of each row, also of rows without examples; shape [rows].
         row_length: Positions of a row.
         pad: Token id of padding.
         label_capacity: Most labels on any rank; None: those of this batch.
         pair_capacity: Most pairs on any rank; None: those of this batch.
     """
-    shape = (len(rows), row_length)
-    ids = np.full(shape, pad, dtype=np.int64)
-    labels = np.full(shape, IGNORE, dtype=np.int64)
-    positions, segments, parents = (np.zeros(shape, dtype=np.int64) for _ in range(3))
-    source: list[Span] = []
-    prediction: list[Span] = []
-    target: list[Span] = []
-    num_tokens = num_visible = 0
-    for number, (tree, pairs) in enumerate(rows):
-        used = len(tree.ids)
-        num_tokens += used
-        num_visible += sum(tree.positions) + used  # a token sees as many as stand before it in its branches, and itself
-        ids[number, :used] = tree.ids
-        labels[number, :used] = tree.labels
-        positions[number, :used] = tree.positions
-        segments[number, :used] = tree.segments
-        segments[number, used:] = tree.num_segments
-        parents[number, :used] = tree.parents
-        parents[number, used:] = tree.num_segments
-        for pair in pairs:
-            flat = pair.shifted(number * row_length)
-            source.append(flat.source)
-            prediction.append(flat.prediction)
-            target.append(flat.target)
-    label_index = np.flatnonzero(labels.ravel() != IGNORE)
+    num_rows = len(groups)
+    lengths, num_segments = np.zeros((2, num_rows), np.int64)
+    np.add.at(lengths, trees.rows, trees.num_tokens)
+    np.add.at(num_segments, trees.rows, trees.num_segments)
+    used = np.arange(row_length) < lengths[:, None]
+
+    def padded(values: IntArray | TokenArray, padding: IntArray) -> Tensor:
+        filled = np.repeat(padding, row_length).reshape(num_rows, row_length)
+        filled[used] = values
+        return torch.from_numpy(filled)
+
+    stops = np.cumsum(lengths)
+    moved = np.arange(num_rows) * row_length - (stops - lengths)  # by padding, of the positions of each row
+    labels_before = np.searchsorted(trees.label_index, stops)
+    pair_rows = trees.rows[trees.branched]
     return Batch(
-        ids=torch.from_numpy(ids),
-        positions=torch.from_numpy(positions),
-        segments=torch.from_numpy(segments),
-        parents=torch.from_numpy(parents),
-        label_index=torch.from_numpy(label_index),
-        labels=torch.from_numpy(labels.ravel()[label_index]),
-        source_spans=_spans(source),
-        prediction_spans=_spans(prediction),
-        target_spans=_spans(target),
-        groups=torch.tensor(list(groups), dtype=torch.int64),
-        label_capacity=len(label_index) if label_capacity is None else label_capacity,
-        pair_capacity=len(source) if pair_capacity is None else pair_capacity,
-        num_tokens=num_tokens,
-        num_visible=num_visible,
-        lengths=torch.tensor([len(tree.ids) for tree, _ in rows], dtype=torch.int64),
+        ids=padded(trees.ids, np.full(num_rows, pad)),
+        positions=padded(trees.positions, np.zeros(num_rows, np.int64)),
+        segments=padded(trees.segments, num_segments),
+        parents=padded(trees.parents, num_segments),
+        label_index=torch.from_numpy(trees.label_index + np.repeat(moved, np.diff(labels_before, prepend=0))),
+        labels=torch.from_numpy(trees.labels.astype(np.int64)),
+        source_spans=torch.from_numpy(trees.sources + moved[pair_rows, None]),
+        prediction_spans=torch.from_numpy(trees.predictions + moved[pair_rows, None]),
+        target_spans=torch.from_numpy(trees.targets + moved[pair_rows, None]),
+        groups=torch.from_numpy(groups[pair_rows]),
+        label_capacity=len(trees.labels) if label_capacity is None else label_capacity,
+        pair_capacity=len(pair_rows) if pair_capacity is None else pair_capacity,
+        num_tokens=int(stops[-1]),
+        # A token sees as many as stand before it in its branches, and itself.
+        num_visible=int(trees.positions.sum() + stops[-1]),
+        lengths=torch.from_numpy(lengths),
     )
-
-
-def _spans(spans: Sequence[Span]) -> Tensor:
-    return torch.tensor([(span.start, span.stop) for span in spans], dtype=torch.int64).reshape(-1, 2)

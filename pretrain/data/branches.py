@@ -13,90 +13,19 @@ the target.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
+TokenArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 
 IGNORE = -100
 """Label of a position that carries no next-token loss."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Half-open range of positions."""
-
-    start: int
-    stop: int
-
-    def shifted(self, offset: int) -> "Span":
-        """The same span ``offset`` positions later."""
-        return Span(self.start + offset, self.stop + offset)
-
-
-@dataclass
-class Tree:
-    """A laid-out example, or a row of them: one entry per position in every array.
-
-    Attributes:
-        ids: Token ids.
-        positions: Position ids: 0 at every root; a child goes on after its parent.
-        segments: Number of the branch that the token is in.
-        parents: Number of the branch that this branch hangs on; its own number for a root.
-        labels: The next token, or ``IGNORE``.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    segments: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    num_segments: int = 0
-
-    def add(self, ids: Sequence[int], labels: Sequence[int], parent: int | None, position: int) -> tuple[int, Span]:
-        """Appends a branch; returns its number and its span."""
-        segment, start = self.num_segments, len(self.ids)
-        self.ids += ids
-        self.labels += labels
-        self.positions += range(position, position + len(ids))
-        self.segments += [segment] * len(ids)
-        self.parents += [segment if parent is None else parent] * len(ids)
-        self.num_segments += 1
-        return segment, Span(start, len(self.ids))
-
-    def extend(self, other: "Tree") -> int:
-        """Appends another example's branches; returns the offset of its positions in this row."""
-        offset = len(self.ids)
-        self.ids += other.ids
-        self.labels += other.labels
-        self.positions += other.positions
-        self.segments += [segment + self.num_segments for segment in other.segments]
-        self.parents += [parent + self.num_segments for parent in other.parents]
-        self.num_segments += other.num_segments
-        return offset
-
-
-@dataclass(frozen=True)
-class PairSpans:
-    """Where the embeddings of a pair are read.
-
-    Attributes:
-        source: Tokens of the predicting view, encoded alone (without bos).
-        prediction: The [PRED] tokens; the source's own tokens when there are none.
-        target: Tokens of the predicted view, encoded alone (without bos).
-    """
-
-    source: Span
-    prediction: Span
-    target: Span
-
-    def shifted(self, offset: int) -> "PairSpans":
-        """The same spans ``offset`` positions later."""
-        return PairSpans(self.source.shifted(offset), self.prediction.shifted(offset), self.target.shifted(offset))
 
 
 @dataclass(frozen=True)
@@ -110,6 +39,70 @@ class View:
 
     tokens: Sequence[int]
     complete: bool = True
+
+
+@dataclass(frozen=True)
+class ViewPairs:
+    """Tokens of the two views of some examples.
+
+    Attributes:
+        tokens: Of all views, in any order; shape [tokens].
+        starts: Where each view begins in ``tokens``; shape [examples, 2].
+        lengths: Tokens of each view, at least one; shape [examples, 2].
+        complete: False where a view was truncated; shape [examples, 2].
+    """
+
+    tokens: TokenArray
+    starts: IntArray
+    lengths: IntArray
+    complete: BoolArray
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[View, View]]) -> "ViewPairs":
+        """The views as arrays."""
+        views = [view for pair in pairs for view in pair]
+        lengths = np.array([len(view.tokens) for view in views], dtype=np.int64)
+        return cls(
+            tokens=np.array([token for view in views for token in view.tokens], dtype=np.int32),
+            starts=(np.cumsum(lengths) - lengths).reshape(-1, 2),
+            lengths=lengths.reshape(-1, 2),
+            complete=np.array([view.complete for view in views], dtype=np.bool_).reshape(-1, 2),
+        )
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Laid-out examples one behind the other, without padding: N positions, L labels, P examples with branches.
+
+    Attributes:
+        ids: Token ids, shape [N].
+        positions: Position ids: 0 at every root; a child goes on after its parent. Shape [N].
+        segments: Number within the row of the branch that the token is in, shape [N].
+        parents: Number of the branch that this branch hangs on; its own number for a root. Shape [N].
+        label_index: Positions that carry a label, rising; shape [L].
+        labels: Next tokens there, shape [L].
+        sources: Half-open ranges of the predicting views, encoded alone (without bos), shape [P, 2].
+        predictions: Those of the [PRED] tokens; the sources where there are none. Shape [P, 2].
+        targets: Those of the predicted views, encoded alone (without bos), shape [P, 2].
+        rows: Row of each example, shape [examples].
+        branched: Whether each has its branches, shape [examples].
+        num_tokens: Positions of each, shape [examples].
+        num_segments: Branches of each, the roots included; shape [examples].
+    """
+
+    ids: TokenArray
+    positions: IntArray
+    segments: IntArray
+    parents: IntArray
+    label_index: IntArray
+    labels: TokenArray
+    sources: IntArray
+    predictions: IntArray
+    targets: IntArray
+    rows: IntArray
+    branched: BoolArray
+    num_tokens: IntArray
+    num_segments: IntArray
 
 
 @dataclass(frozen=True)
@@ -170,46 +163,145 @@ class Branches:
             low, high = (middle, high) if fits else (low, middle - 1)
         return low
 
-    def lay_out(self, first: View, second: View, branched: bool) -> tuple[Tree, PairSpans | None]:
-        """One example as a tree, and where to read its embeddings (None without branches)."""
-        tree = Tree()
-        forward = self.direction == "forward"
-        if self.layout == "independent":
-            first_root, first_span = self._root(tree, first, labelled=True)
-            if forward and branched:
-                prediction = self._predict(tree, first_root, first_span)
-            second_root, second_span = self._root(tree, second, labelled=True)
+    def lay_out(self, pairs: ViewPairs, branched: BoolArray, rows: IntArray) -> Trees:
+        """Examples as trees.
+
+        Args:
+            pairs: Their views.
+            branched: Whether each gets the branches of the objective; shape [examples].
+            rows: The row that each is in, not decreasing; shape [examples].
+        """
+        template = self._template
+        # One line an example, one column a branch; a branch that an example does not have takes no positions.
+        present = template.always | branched[:, None]
+        view_lengths = pairs.lengths[:, template.views] * (present & template.has_view)
+        sizes = template.heads * present + view_lengths
+        stops = np.cumsum(sizes).reshape(sizes.shape)
+        starts = stops - sizes
+        view_starts = stops - view_lengths
+        num_segments = present.sum(axis=1)
+        before = np.cumsum(num_segments) - num_segments
+        before -= before[np.searchsorted(rows, rows)]  # in the same row
+        numbers = np.cumsum(present, axis=1) + (before[:, None] - 1)
+        counts = sizes.ravel()
+        places = np.arange(counts.sum())
+
+        def spread(values: IntArray) -> IntArray:
+            """The value of its branch for every position."""
+            return np.repeat(values.ravel(), counts)
+
+        # Every position behind a head takes its token from its view; those of the heads are written over.
+        ids = pairs.tokens.take(places + spread(pairs.starts[:, template.views] - view_starts), mode="clip")
+        for number, head in enumerate(template.head_tokens):
+            if head:
+                first = starts[present[:, number], number]
+                ids[first[:, None] + np.arange(len(head))] = head
+
+        # A label stands one position before its token, and the end token's at the last of the view. The first token of
+        # a sequence is no label.
+        skipped = int(self.layout == "independent" and self.bos is None)
+        complete = pairs.complete[:, template.views[template.labelled]]
+        num_labels = view_lengths[:, template.labelled] + complete - skipped
+        ends = np.cumsum(num_labels).reshape(num_labels.shape)
+        firsts = view_starts[:, template.labelled] + (skipped - 1)
+        runs = num_labels.ravel()
+        label_index = np.arange(runs.sum()) + np.repeat((firsts - ends + num_labels).ravel(), runs)
+        labels = ids.take(label_index + 1, mode="clip")
+        labels[ends[complete] - 1] = self.eos
+
+        spans = np.stack([np.where(template.has_view, view_starts, starts), stops], axis=-1)[branched]
+        return Trees(
+            ids=ids,
+            positions=places - spread(starts - sizes[:, template.parents] * template.is_child),
+            segments=spread(numbers),
+            parents=spread(numbers[:, template.parents]),
+            label_index=label_index,
+            labels=labels,
+            sources=spans[:, template.source],
+            predictions=spans[:, template.prediction],
+            targets=spans[:, template.target],
+            rows=rows,
+            branched=branched,
+            num_tokens=sizes.sum(axis=1),
+            num_segments=num_segments,
+        )
+
+    @cached_property
+    def _template(self) -> "_Template":
+        heads: list[tuple[int, ...]] = []
+        views: list[int | None] = []
+        parents: list[int] = []
+        always: list[int] = []
+
+        def add(head: tuple[int, ...], view: int | None, parent: int | None = None, *, plain: bool = False) -> int:
+            """Appends a branch; returns its number."""
+            number = len(heads)
+            heads.append(head)
+            views.append(view)
+            parents.append(number if parent is None else parent)
+            if plain:
+                always.append(number)
+            return number
+
+        def predict(root: int) -> int:
+            return add(self.predictors, None, root) if self.predictors else root
+
+        bos = () if self.bos is None else (self.bos,)
+        independent, forward = self.layout == "independent", self.direction == "forward"
+        if independent:
+            first = add(bos, 0, plain=True)
         else:
-            first_root, first_span = self._root(tree, first, labelled=False, lead=self.lead)
-            # The token before the answer, the last of the prompt, is labelled with its first token.
-            joined = [*[IGNORE] * len(self.join), second.tokens[0]]
-            tree.labels[-1] = joined[0]
-            answer = [*joined[1:], *self._next(second)]
-            tree.add([*self.join, *second.tokens], answer, first_root, tree.positions[-1] + 1)
-            if branched and self.lead:
-                first_root, first_span = self._root(tree, first, labelled=False)
-            if forward and branched:
-                prediction = self._predict(tree, first_root, first_span)
-            if branched:
-                second_root, second_span = self._root(tree, second, labelled=False)
-        if not branched:
-            return tree, None
+            first = add(bos + self.lead, 0, plain=True)
+            answer = add(self.join, 1, first, plain=True)
+            if self.lead:
+                first = add(bos, 0)
+        if forward:
+            prediction = predict(first)
+        second = add(bos, 1, plain=independent)
         if not forward:
-            prediction = self._predict(tree, second_root, second_span)
-            return tree, PairSpans(second_span, prediction, first_span)
-        return tree, PairSpans(first_span, prediction, second_span)
+            prediction = predict(second)
+        numbers = np.arange(len(heads))
+        return _Template(
+            head_tokens=heads,
+            heads=np.array([len(head) for head in heads]),
+            views=np.array([view or 0 for view in views]),
+            has_view=np.array([view is not None for view in views]),
+            parents=np.array(parents),
+            is_child=np.array(parents) != numbers,
+            always=np.isin(numbers, always),
+            labelled=[first, second] if independent else [answer],
+            source=first if forward else second,
+            prediction=prediction,
+            target=second if forward else first,
+        )
 
-    def _root(self, tree: Tree, view: View, labelled: bool, lead: Sequence[int] = ()) -> tuple[int, Span]:
-        bos = [*([] if self.bos is None else [self.bos]), *lead]
-        labels = [*view.tokens[: len(bos)], *self._next(view)] if labelled else [IGNORE] * (len(bos) + len(view.tokens))
-        segment, span = tree.add([*bos, *view.tokens], labels, None, 0)
-        return segment, Span(span.start + len(bos), span.stop)
 
-    def _next(self, view: View) -> list[int]:
-        return [*view.tokens[1:], self.eos if view.complete else IGNORE]
+@dataclass(frozen=True)
+class _Template:
+    """The B branches of every example, in the order of the row.
 
-    def _predict(self, tree: Tree, root: int, span: Span) -> Span:
-        if not self.predictors:
-            return span
-        position = tree.positions[span.stop - 1] + 1
-        return tree.add(self.predictors, [IGNORE] * len(self.predictors), root, position)[1]
+    Attributes:
+        head_tokens: The first tokens of each.
+        heads: Their number, shape [B].
+        views: The view that follows them, shape [B].
+        has_view: Whether one does, shape [B].
+        parents: Number of the branch that each hangs on; its own for a root. Shape [B].
+        is_child: Whether it is none, shape [B].
+        always: Whether examples without the objective have it, too; shape [B].
+        labelled: Numbers of the branches whose views are labels.
+        source: Number of the branch that the predicting view is encoded in, alone.
+        prediction: That of the [PRED] tokens; the source's where there are none.
+        target: That of the predicted view, alone.
+    """
+
+    head_tokens: Sequence[tuple[int, ...]]
+    heads: IntArray
+    views: IntArray
+    has_view: BoolArray
+    parents: IntArray
+    is_child: BoolArray
+    always: BoolArray
+    labelled: Sequence[int]
+    source: int
+    prediction: int
+    target: int

@@ -11,8 +11,8 @@ follows from the manifest alone. A shard is opened when one of its records is as
 import bisect
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from pretrain.data.branches import BoolArray, IntArray, View
+from pretrain.data.branches import BoolArray, IntArray, View, ViewPairs
 from pretrain.runtime.errors import DiptychError
 
 BLOCK = 8192
@@ -77,12 +77,31 @@ class Pairs:
         lengths: Their tokens.
         complete: Whether each is whole.
         num_bytes: UTF-8 bytes of each.
+        starts: Where their tokens begin in the record's block.
     """
 
     wordings: IntArray
     lengths: IntArray
     complete: BoolArray
     num_bytes: IntArray
+    starts: IntArray
+
+    def __getitem__(self, chosen: slice | IntArray) -> "Pairs":
+        """The pairs of some of the records."""
+        return Pairs(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+
+def concatenate(parts: Sequence[Pairs]) -> Pairs:
+    """The pairs of all parts, one part behind the other."""
+    parts = [_no_pairs(0), *parts]
+    return Pairs(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Pairs)))
+
+
+def _no_pairs(count: int) -> Pairs:
+    """Room for pairs."""
+    shape = (count, 2)
+    numbers = [np.empty(shape, np.int64) for _ in range(4)]
+    return Pairs(numbers[0], numbers[1], np.empty(shape, np.bool_), numbers[2], numbers[3])
 
 
 class Split:
@@ -129,22 +148,46 @@ class Split:
         count = len(records)
         if keys is None:
             keys = np.zeros(count, dtype=np.uint64)
-        result = Pairs(
-            np.empty((count, 2), np.int64),
-            np.empty((count, 2), np.int64),
-            np.empty((count, 2), np.bool_),
-            np.empty((count, 2), np.int64),
-        )
-        shards = np.searchsorted(self._starts, records, side="right") - 1
-        inside = records - self._starts[shards]
-        # Blocks one after the other, whatever the order asked: each is mapped once.
-        place = shards * (1 << 32) + inside // BLOCK
-        order = np.argsort(place, kind="stable")
-        cuts = np.flatnonzero(np.diff(place[order])) + 1
-        for chosen in np.split(order, cuts) if count else ():
-            block = self._block(int(shards[chosen[0]]), int(inside[chosen[0]] // BLOCK))
+        result = _no_pairs(count)
+        inside, order, blocks = self._by_block(records)
+        for block, start, stop in blocks:
+            chosen = order[start:stop]
             block.draw(inside[chosen] % BLOCK, keys[chosen], chosen, result)
         return result
+
+    def read(self, records: IntArray, pairs: Pairs) -> ViewPairs:
+        """The tokens of the pair that :meth:`pairs` found for each record."""
+        _, order, blocks = self._by_block(records)
+        lengths = pairs.lengths[order]
+        stops = np.cumsum(lengths).reshape(-1, 2)
+        starts = stops - lengths
+        places = np.arange(lengths.sum()) + np.repeat((pairs.starts[order] - starts).ravel(), lengths.ravel())
+        tokens = np.empty(len(places), np.int32)
+        for block, first, last in blocks:
+            inside = slice(starts[first, 0], stops[last - 1, 1])
+            block.values.take(places[inside], out=tokens[inside], mode="clip")  # other modes copy ``out``
+        in_order = np.empty_like(starts)
+        in_order[order] = starts
+        return ViewPairs(tokens, in_order, pairs.lengths, pairs.complete)
+
+    def _by_block(self, records: IntArray) -> tuple[IntArray, IntArray, Iterator[tuple["_Block", int, int]]]:
+        """Records grouped by block, so that each block is looked up once whatever the order asked.
+
+        Returns:
+            Number of each record in its shard; the records' places in the order of their blocks; and each block with
+            the range of its records in that order.
+        """
+        shards = np.searchsorted(self._starts, records, side="right") - 1
+        inside = records - self._starts[shards]
+        number = shards * (1 << 32) + inside // BLOCK
+        order = np.argsort(number, kind="stable")
+        cuts = [*np.flatnonzero(np.diff(number[order], prepend=-1)).tolist(), len(records)]
+        firsts = number[order][cuts[:-1]].tolist()
+        blocks = (
+            (self._block(first >> 32, first % (1 << 32)), start, stop)
+            for first, start, stop in zip(firsts, cuts[:-1], cuts[1:], strict=True)
+        )
+        return inside, order, blocks
 
     def views(self, record: int, wordings: tuple[int, int] | None = None) -> tuple[View, View]:
         """Two wordings of one record; None: its first pair."""
@@ -249,6 +292,7 @@ class _Block:
             result.lengths[rows, column] = self.inner[place + 1] - self.inner[place]
             result.complete[rows, column] = self.complete[place]
             result.num_bytes[rows, column] = self.num_bytes[place]
+            result.starts[rows, column] = self.inner[place]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class PackingPlan:
     Attributes:
         offsets: Row r holds the examples ``offsets[r]`` to ``offsets[r + 1] - 1``; shape [rows + 1].
         examples: Record numbers; shape [examples].
-        wordings: The two wordings of each; shape [examples, 2].
+        pairs: The pair of each.
         branched: Whether each has its branches laid out; shape [examples].
         num_tokens: Occupied positions of each row; shape [rows].
         num_labels: Label tokens of each row; shape [rows].
@@ -32,7 +32,7 @@ class PackingPlan:
 
     offsets: IntArray
     examples: IntArray
-    wordings: IntArray
+    pairs: Pairs
     branched: BoolArray
     num_tokens: IntArray
     num_labels: IntArray
@@ -43,10 +43,10 @@ class PackingPlan:
         """Rows of the window."""
         return len(self.offsets) - 1
 
-    def row(self, index: int) -> tuple[IntArray, IntArray, BoolArray]:
-        """Examples of one row, their wordings and whether each is branched."""
+    def row(self, index: int) -> tuple[IntArray, Pairs, BoolArray]:
+        """Examples of one row, their pairs and whether each is branched."""
         chosen = slice(self.offsets[index], self.offsets[index + 1])
-        return self.examples[chosen], self.wordings[chosen], self.branched[chosen]
+        return self.examples[chosen], self.pairs[chosen], self.branched[chosen]
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def pack(
     return PackingPlan(
         offsets=offsets,
         examples=records[chosen],
-        wordings=pairs.wordings[chosen],
+        pairs=pairs[chosen],
         branched=branched[chosen],
         num_tokens=_row_sums(sizes[chosen], offsets),
         num_labels=_row_sums(labels[chosen], offsets),

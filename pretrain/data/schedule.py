@@ -15,7 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from pretrain.data.branches import IntArray
+from pretrain.data.branches import BoolArray, IntArray
+from pretrain.data.corpus import Pairs
 from pretrain.data.packing import PackingPlan
 from pretrain.runtime.errors import DiptychError
 
@@ -50,7 +51,7 @@ class Cursor:
     window: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One row of the stream.
 
@@ -58,18 +59,18 @@ class Row:
         epoch: Epoch of its window.
         window: Number of the window in the epoch.
         index: Number of the row in the window.
-        examples: Record numbers.
-        wordings: The two wordings of each.
-        branched: Whether each is branched.
+        examples: Record numbers; shape [examples].
+        pairs: The pair of each.
+        branched: Whether each is branched; shape [examples].
         group: Group that their pairs belong to.
     """
 
     epoch: int
     window: int
     index: int
-    examples: tuple[int, ...]
-    wordings: tuple[tuple[int, int], ...]
-    branched: tuple[bool, ...]
+    examples: IntArray
+    pairs: Pairs
+    branched: BoolArray
     group: int
 
 
@@ -237,15 +238,9 @@ class Schedule:
         )
 
     def _row(self, window: int, index: int, place: int) -> Row:
-        examples, wordings, branched = self.plan(window).row(index)
-        return Row(
-            *divmod(window, self._num_windows),
-            index,
-            tuple(examples.tolist()),
-            tuple((first, second) for first, second in wordings.tolist()),
-            tuple(branched.tolist()),
-            place // self.group_rows,
-        )
+        examples, pairs, branched = self.plan(window).row(index)
+        epoch, number = divmod(window, self._num_windows)
+        return Row(epoch, number, index, examples, pairs, branched, place // self.group_rows)
 
     def _loads(self, counts: IntArray) -> IntArray:
         """Largest sum over ranks for each micro-batch."""

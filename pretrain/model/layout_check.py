@@ -3,18 +3,19 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pretrain.data.batch import Batch, collate
-from pretrain.data.branches import Branches, Tree, View
+from pretrain.data.branches import Branches, View, ViewPairs
 from pretrain.model.network import BranchNetwork
 
 LAYOUT_TOLERANCE = 1e-3
 """Largest accepted relative difference between a text's states in a packed row and alone."""
 
 
-def packed_row(vocabulary: int) -> tuple[Batch, Tree]:
+def packed_row(vocabulary: int) -> Batch:
     """A row of two pairs with all their branches: 36 positions, of which no text takes more than 15.
 
     Args:
@@ -22,12 +23,9 @@ def packed_row(vocabulary: int) -> tuple[Batch, Tree]:
     """
     ids = [(7 + 31 * number) % vocabulary for number in range(24)]  # 31: neighbours differ
     branches = Branches("conditional", eos=ids[0], bos=ids[1], predictors=(ids[2], ids[3]))
-    row, places = Tree(), []
-    for first, second in ((ids[4:9], ids[9:13]), (ids[13:20], ids[20:23])):
-        tree, spans = branches.lay_out(View(first), View(second), branched=True)
-        assert spans is not None
-        places.append(spans.shifted(row.extend(tree)))
-    return collate([(row, places)], [0, 0], len(row.ids), pad=ids[23]), row
+    pairs = ViewPairs.of([(View(ids[4:9]), View(ids[9:13])), (View(ids[13:20]), View(ids[20:23]))])
+    trees = branches.lay_out(pairs, np.ones(2, np.bool_), np.zeros(2, np.int64))
+    return collate(trees, np.zeros(1, np.int64), len(trees.ids), pad=ids[23])
 
 
 @torch.no_grad()
@@ -40,7 +38,7 @@ def layout_problem(lm: Any) -> str | None:
     Args:
         lm: A whole causal LM with its weights, in float32 and evaluation mode.
     """
-    batch, row = packed_row(lm.get_input_embeddings().weight.shape[0])
+    batch = packed_row(lm.get_input_embeddings().weight.shape[0])
     network = BranchNetwork(lm)
 
     def states(given: Batch) -> Tensor:
@@ -49,17 +47,16 @@ def layout_problem(lm: Any) -> str | None:
 
     packed = states(batch)
     alone = torch.empty_like(packed)
-    segments = torch.tensor(row.segments)
-    for segment in range(row.num_segments):
+    segments = batch.segments[0]
+    for segment in sorted(set(segments.tolist())):
         own = segments == segment
-        parent = row.parents[row.segments.index(segment)]
-        path = (segments == parent) | own
-        output = lm.base_model(input_ids=torch.tensor(row.ids)[path][None], use_cache=False)
+        path = (segments == batch.parents[0, own][0]) | own
+        output = lm.base_model(input_ids=batch.ids[:, path], use_cache=False)
         alone[own] = output.last_hidden_state[0, -int(own.sum()) :]
     difference = float((packed - alone).norm() / alone.norm())
     if difference <= LAYOUT_TOLERANCE:
         return None
-    plain = replace(batch, positions=torch.arange(len(row.ids))[None])
+    plain = replace(batch, positions=torch.arange(len(segments))[None])
     causal = replace(batch, segments=torch.zeros_like(batch.segments), parents=torch.zeros_like(batch.parents))
     ignored = [
         name

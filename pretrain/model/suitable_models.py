@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import CONFIG_MAPPING
@@ -10,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from pretrain.data.batch import collate
-from pretrain.data.branches import IGNORE, Tree
+from pretrain.data.branches import Branches, View, ViewPairs
 from pretrain.model.balance_loss import balance_weight, has_balance_weight
 from pretrain.model.initialization import causal_lm, has_own_code, initialize, meta_model
 from pretrain.model.layout_check import layout_problem, packed_row
@@ -177,16 +178,17 @@ def _loss_problem(lm: Any) -> str | None:
     if getattr(lm.config, "output_router_logits", False) and not has_balance_weight(lm.config):
         return "output_router_logits asks for a load-balancing loss, which this type has not"
     network, weight = BranchNetwork(lm), balance_weight(lm.config)
-    ids, text = list(range(3, 15)), Tree()
-    text.add(ids, [*ids[1:], IGNORE], None, 0)
+    ids = list(range(3, 15))
+    # As the answer to its first token, a text is labelled as a causal LM labels it.
+    pair = ViewPairs.of([(View(ids[:1]), View(ids[1:], complete=False))])
+    text = Branches("conditional", eos=0).lay_out(pair, np.zeros(1, np.bool_), np.zeros(1, np.int64))
     with torch.no_grad():
         own = float(lm(input_ids=torch.tensor([ids]), labels=torch.tensor([ids]), use_cache=False).loss)
-        lm_sum, _, balance = network(collate([(text, [])], [], len(ids), pad=0))
+        lm_sum, _, balance = network(collate(text, np.zeros(1, np.int64), len(ids), pad=0))
     ours = float(lm_sum) / (len(ids) - 1) + weight * float(balance) / len(ids)
     if abs(own - ours) > _LOSS_TOLERANCE * max(1.0, abs(own)):
         return f"its own loss of a text has a term that training does not know ({own:.4f}, not {ours:.4f})"
-    batch, _ = packed_row(_VOCABULARY)
-    lm_sum, states, balance = network.train()(batch)
+    lm_sum, states, balance = network.train()(packed_row(_VOCABULARY))
     (lm_sum + states.float().square().sum() + weight * balance).backward()
     return None
 

@@ -110,7 +110,7 @@ class Prober:
                 leave_if_asked(self.ranks)
                 batch = self.builder.build(micro_batch).to(self.ranks.device)
                 _, states, _ = engine(batch)
-                records = [record for row in micro_batch.rows if row for record in row.examples]
+                records = [record for row in micro_batch.rows if row for record in row.examples.tolist()]
                 if records:
                     spans = batch.source_spans if self.forward else batch.target_spans  # of the first view
                     pooled = self.objective.pool(states, spans).float().cpu().numpy()

@@ -16,7 +16,7 @@ import torch
 
 from pretrain.config.sections import ObjectiveConfig
 from pretrain.data.batch import collate
-from pretrain.data.branches import Branches, Tree, View
+from pretrain.data.branches import Branches, View, ViewPairs
 from pretrain.data.corpus import Pairs
 from pretrain.data.packing import pack
 from pretrain.data.schedule import Step
@@ -33,16 +33,13 @@ def check_case(network: BranchNetwork, case: Mapping[str, Any]) -> dict[str, flo
     views = [(View(pair["text"]), View(pair["code"])) for pair in case["batch"]]
     branches = Branches("conditional", eos=case["eos"], predictors=tuple(case["predictors"]))
     lengths = np.array([[len(first.tokens), len(second.tokens)] for first, second in views], dtype=np.int64)
-    pairs = Pairs(np.zeros_like(lengths), lengths, np.ones_like(lengths, dtype=np.bool_), np.zeros_like(lengths))
+    zeros = np.zeros_like(lengths)
+    pairs = Pairs(zeros, lengths, np.ones_like(lengths, dtype=np.bool_), zeros, zeros)
     row_length = int(branches.num_tokens(lengths, branched=True).sum())
     plan = pack(np.arange(len(views)), pairs, np.ones(len(views), np.bool_), branches, row_length)
-    row, spans_of_row = Tree(), []
-    for example in plan.row(0)[0]:
-        tree, spans = branches.lay_out(views[example][0], views[example][1], branched=True)
-        offset = row.extend(tree)
-        assert spans is not None
-        spans_of_row.append(spans.shifted(offset))
-    batch = collate([(row, spans_of_row)], [0] * len(views), row_length, pad=0)
+    in_row = ViewPairs.of([views[example] for example in plan.examples])
+    trees = branches.lay_out(in_row, plan.branched, np.zeros_like(plan.examples))
+    batch = collate(trees, np.zeros(1, np.int64), row_length, pad=0)
     objective = MixedObjective(ObjectiveConfig(distance=case["distance"], predictors=len(case["predictors"])))
     step = Step(0, int(plan.num_labels.sum()), len(views), ())
     network.zero_grad(set_to_none=True)

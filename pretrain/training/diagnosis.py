@@ -46,7 +46,7 @@ def gather_reports(
             "rank": ranks.rank,
             "values": dict(values),
             "rows": [(row.epoch, row.window, row.index) for row in rows],
-            "records": [corpus.train.place(example) for row in rows for example in row.examples],
+            "records": [corpus.train.place(example) for row in rows for example in row.examples.tolist()],
         }
     )
 

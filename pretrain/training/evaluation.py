@@ -83,7 +83,8 @@ class Evaluator:
                 pair_sum += float(self.objective.distances(states, batch).sum()) if batch.pair_capacity else 0.0
                 if len(batch.groups):
                     spans = (batch.source_spans, batch.target_spans, batch.prediction_spans)
-                    places = [self.order[example] for row in micro_batch.rows if row for example in row.examples]
+                    rows = [row for row in micro_batch.rows if row]
+                    places = [self.order[example] for row in rows for example in row.examples.tolist()]
                     embeddings.append(
                         (torch.tensor(places), *(self.objective.pool(states, span).cpu() for span in spans))
                     )

@@ -173,7 +173,8 @@ class Run:
 
     def batches(self, first: int) -> Generator[tuple[Step, list[Batch]], None, None]:
         """Steps from ``first`` on with this rank's micro-batches."""
-        return prefetch(self.schedule, self.parts.builder, first, self.num_steps)
+        pin = self.ranks.device.type == "cuda"
+        return prefetch(self.schedule, self.parts.builder, first, self.num_steps, pin=pin)
 
     def train_step(self, step: Step, batches: list[Batch]) -> int:
         """One optimizer step, unless it is bad. Collective.

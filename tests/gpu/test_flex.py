@@ -12,6 +12,7 @@ from pretrain.model.network import BranchNetwork, check_attention
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.runtime.errors import DiptychError
 from tests.support.tiny import BOS, EOS, PREDICTORS, batch_of, tiny_llama
+from tests.support.trees import lay_out
 
 pytestmark = [
     pytest.mark.gpu,
@@ -66,7 +67,7 @@ def test_flex_does_not_leak_between_examples() -> None:
     branches = Branches("independent", eos=EOS, bos=BOS, predictors=PREDICTORS[:1])
     pairs = rows(1)[0]
     others = [*pairs[:-1], (View([50] * len(pairs[-1][0].tokens)), View([51] * len(pairs[-1][1].tokens)))]
-    kept = sum(len(branches.lay_out(*pair, branched=True)[0].ids) for pair in pairs[:-1])
+    kept = sum(len(lay_out(branches, *pair, branched=True)[0].ids) for pair in pairs[:-1])
     with torch.no_grad():
         before, after = (
             BranchNetwork(lm)(batch_of(branches, [row], 384).to(torch.device("cuda")))[1] for row in (pairs, others)

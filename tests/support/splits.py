@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.data.branches import View
+from pretrain.data.branches import View, ViewPairs
 from pretrain.data.corpus import Pairs, SourceSpan
 from pretrain.data.order import random_keys
 
@@ -43,7 +43,11 @@ class MadeSplit:
         wordings = np.stack([first, second], axis=1).astype(np.int64)
         lengths = np.take_along_axis(self.lengths[records], wordings, axis=1)
         complete = np.take_along_axis(self.complete[records], wordings, axis=1)
-        return Pairs(wordings, lengths, complete, 2 * lengths)
+        return Pairs(wordings, lengths, complete, 2 * lengths, np.zeros_like(lengths))
+
+    def read(self, records: Any, pairs: Pairs) -> ViewPairs:
+        wordings = map(tuple, pairs.wordings.tolist())
+        return ViewPairs.of([self.views(*drawn) for drawn in zip(records.tolist(), wordings, strict=True)])
 
     def views(self, record: int, wordings: tuple[int, int] = (0, 1)) -> tuple[View, View]:
         """Tokens 3 to 56, drawn by record and wording."""

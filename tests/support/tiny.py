@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pretrain.data.batch import Batch, collate
-from pretrain.data.branches import Branches, Tree, View
+from pretrain.data.branches import Branches, View
+from tests.support.trees import lay_out_examples
 
 VOCABULARY, BOS, EOS, PAD = 60, 1, 2, 0
 PREDICTORS = (57, 58, 59)
@@ -35,14 +37,6 @@ def batch_of(
     branches: Branches, rows: Sequence[Sequence[tuple[View, View]]], row_length: int, *, branched: bool = True
 ) -> Batch:
     """Each row holds its pairs in order; the pairs of a row are a group."""
-    laid_out, groups = [], []
-    for number, pairs in enumerate(rows):
-        row, spans = Tree(), []
-        for first, second in pairs:
-            tree, where = branches.lay_out(first, second, branched)
-            offset = row.extend(tree)
-            if where is not None:
-                spans.append(where.shifted(offset))
-                groups.append(number)
-        laid_out.append((row, spans))
-    return collate(laid_out, groups, row_length, PAD)
+    examples = [(first, second, branched) for row in rows for first, second in row]
+    numbers = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    return collate(lay_out_examples(branches, examples, numbers), np.arange(len(rows)), row_length, PAD)

@@ -54,7 +54,7 @@ class RecordedRun(trainer.Run):
 
     def train_step(self, step: Any, batches: Any) -> int:
         rows = [row for micro_batch in step.micro_batches for row in micro_batch.rows if row]
-        mine = [[row.epoch, row.index, *row.examples] for row in rows]
+        mine = [[row.epoch, row.index, *row.examples.tolist()] for row in rows]
         self.record["rows"][step.index + 1] = sorted(row for part in self.ranks.gather(mine) for row in part)
         watched = self.options.get("movement") and step.index == 0
         before = self.gathered("weight") if watched else {}

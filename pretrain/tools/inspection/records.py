@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pretrain.data.branches import IGNORE, Branches, PairSpans, Span, Tree
+import numpy as np
+
+from pretrain.data.branches import Branches, Trees, ViewPairs
 from pretrain.data.corpus import Split
 from pretrain.data.tokenizer import Tokenizer
 
@@ -134,8 +136,8 @@ def describe_record(
         wordings.append(
             Wording(titles[wording], tokens_of(tokenizer, view.tokens[:SHOWN]), len(view.tokens), view.complete)
         )
-    tree, spans = branches.lay_out(*split.views(number, pair), branched=True)
-    assert spans is not None
+    example = ViewPairs.of([split.views(number, pair)])
+    tree = branches.lay_out(example, np.ones(1, np.bool_), np.zeros(1, np.int64))
     return RecordFacts(
         source,
         title,
@@ -144,7 +146,7 @@ def describe_record(
         split.label(number),
         tuple(wordings),
         len(titles),
-        describe_tree(tree, spans, (titles[pair[0]], titles[pair[1]]), tokenizer, branches),
+        describe_tree(tree, (titles[pair[0]], titles[pair[1]]), tokenizer, branches),
         len(tree.ids),
     )
 
@@ -168,55 +170,57 @@ def tokens_of(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[Token, ...]:
     return tuple(tokens)
 
 
-def describe_tree(
-    tree: Tree, spans: PairSpans, titles: tuple[str, str], tokenizer: Tokenizer, branches: Branches
-) -> tuple[Branch, ...]:
+def describe_tree(tree: Trees, titles: tuple[str, str], tokenizer: Tokenizer, branches: Branches) -> tuple[Branch, ...]:
     """The branches of a laid-out pair, every one behind the root that it hangs on.
 
     Args:
         tree: The pair.
-        spans: Where its embeddings are read.
         titles: Of its two views.
         tokenizer: Of the corpus.
         branches: How it was laid out.
     """
     source, target = titles if branches.direction == "forward" else titles[::-1]
-    held = {tree.segments[spans.source.start]: source, tree.segments[spans.target.start]: target}
+    ids, positions, segments, parents = (
+        values.tolist() for values in (tree.ids, tree.positions, tree.segments, tree.parents)
+    )
+    labels = dict(zip(tree.label_index.tolist(), tree.labels.tolist(), strict=True))
+    ranges = {"source": tree.sources, "prediction": tree.predictions, "target": tree.targets}
+    spans: dict[str, tuple[int, int]] = {name: tuple(found[0].tolist()) for name, found in ranges.items()}
+    held = {segments[spans["source"][0]]: source, segments[spans["target"][0]]: target}
     if branches.predictors:
-        held[tree.segments[spans.prediction.start]] = f"[PRED]×{len(branches.predictors)}"
+        held[segments[spans["prediction"][0]]] = f"[PRED]×{len(branches.predictors)}"
     found = []
-    for segment in range(tree.num_segments):
-        first = tree.segments.index(segment)
-        last = first + tree.segments.count(segment) - 1
-        parent = tree.parents[first]
-        read: dict[Span, list[str]] = {}  # without [PRED] tokens the source is read for the prediction, too
-        for name, span in (("source", spans.source), ("prediction", spans.prediction), ("target", spans.target)):
-            if first <= span.start <= last:
+    for segment in sorted(set(segments)):
+        first = segments.index(segment)
+        last = first + segments.count(segment) - 1
+        parent = parents[first]
+        read: dict[tuple[int, int], list[str]] = {}  # without [PRED] tokens the source is read for the prediction, too
+        for name, span in spans.items():
+            if first <= span[0] <= last:
                 read.setdefault(span, []).append(name)
-        labelled = [place for place in range(first, last + 1) if tree.labels[place] != IGNORE]
-        head, tail = _ends(tokenizer, tree.ids, Span(first, last + 1))
+        labelled = [place for place in range(first, last + 1) if place in labels]
+        head, tail = _ends(tokenizer, ids[first : last + 1])
         found.append(
             Branch(
                 segment=segment,
                 parent=None if parent == segment else parent,
-                last=parent != segment and parent not in tree.parents[last + 1 :],
+                last=parent != segment and parent not in parents[last + 1 :],
                 title=held.get(segment, titles[1]),  # the conditional layout's second view behind the first
                 row=(first, last),
-                positions=(tree.positions[first], tree.positions[last]),
+                positions=(positions[first], positions[last]),
                 head=head,
                 tail=tail,
                 labels=len(labelled),
                 labelled=(labelled[0], labelled[-1]) if labelled else None,
-                ends=bool(labelled) and tree.labels[labelled[-1]] == branches.eos,
-                marks=tuple((", ".join(names), span.start, span.stop - 1) for span, names in read.items()),
+                ends=bool(labelled) and labels[labelled[-1]] == branches.eos,
+                marks=tuple((", ".join(names), start, stop - 1) for (start, stop), names in read.items()),
             )
         )
     return tuple(sorted(found, key=lambda branch: branch.segment if branch.parent is None else branch.parent))
 
 
-def _ends(tokenizer: Tokenizer, ids: Sequence[int], span: Span) -> tuple[tuple[Token, ...], tuple[Token, ...]]:
+def _ends(tokenizer: Tokenizer, own: Sequence[int]) -> tuple[tuple[Token, ...], tuple[Token, ...]]:
     """The first and the last tokens of a branch."""
-    own = ids[span.start : span.stop]
     head, tail = 4, 2
     if len(own) <= head + tail:
         return tokens_of(tokenizer, own), ()

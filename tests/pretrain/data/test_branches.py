@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.config.sections import ObjectiveConfig, PackingConfig
-from pretrain.data.branches import IGNORE, Branches, PairSpans, Span, Tree, View
+from pretrain.data.branches import IGNORE, Branches, View
 from pretrain.objectives.mixed import make_branches
+from tests.support.branch_reference import PairSpans, Span, Tree
+from tests.support.trees import lay_out, lay_out_row
 
 EOS = 99
 Context = tuple[tuple[int, ...], int]
@@ -78,7 +80,7 @@ def separate_sequences(branches: Branches, first: View, second: View, branched: 
 def test_every_token_has_the_context_and_label_of_separate_sequences(
     branches: Branches, first: View, second: View, branched: bool
 ) -> None:
-    tree, spans = branches.lay_out(first, second, branched)
+    tree, spans = lay_out(branches, first, second, branched)
     assert Counter(contexts(tree)) == Counter(separate_sequences(branches, first, second, branched))
     assert (spans is not None) == branched
 
@@ -86,7 +88,7 @@ def test_every_token_has_the_context_and_label_of_separate_sequences(
 @settings(max_examples=300, deadline=None)
 @given(layouts, views, views, st.booleans())
 def test_counts_are_those_of_what_is_laid_out(branches: Branches, first: View, second: View, branched: bool) -> None:
-    tree, _ = branches.lay_out(first, second, branched)
+    tree, _ = lay_out(branches, first, second, branched)
     lengths = np.array([len(first.tokens), len(second.tokens)])
     assert branches.num_tokens(lengths, branched) == len(tree.ids)
     complete = np.array([first.complete, second.complete])
@@ -100,7 +102,7 @@ def test_counts_are_those_of_what_is_laid_out(branches: Branches, first: View, s
 def test_spans_point_at_the_view_alone_its_prediction_and_the_other_view(
     branches: Branches, first: View, second: View
 ) -> None:
-    tree, spans = branches.lay_out(first, second, branched=True)
+    tree, spans = lay_out(branches, first, second, branched=True)
     assert spans is not None
     seen = contexts(tree)
     bos = () if branches.bos is None else (branches.bos,)
@@ -122,15 +124,15 @@ def test_spans_point_at_the_view_alone_its_prediction_and_the_other_view(
 def test_examples_in_a_row_keep_the_contexts_they_have_alone(
     branches: Branches, examples: list[tuple[View, View, bool]]
 ) -> None:
-    row, alone = Tree(), []
+    row, pairs = lay_out_row(branches, examples)
+    targets = [row.ids[spans.target.start : spans.target.stop] for spans in pairs]
+    alone = []
     for first, second, branched in examples:
-        tree, spans = branches.lay_out(first, second, branched)
-        offset = row.extend(tree)
+        tree, spans = lay_out(branches, first, second, branched)
         if spans is not None:
-            moved = spans.shifted(offset)
-            assert row.ids[moved.target.start : moved.target.stop] == tree.ids[spans.target.start : spans.target.stop]
+            assert targets.pop(0) == tree.ids[spans.target.start : spans.target.stop]
         alone += contexts(tree)
-    assert contexts(row) == alone
+    assert contexts(row) == alone and not targets
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_counts_of_many_examples_at_once_are_those_of_each() -> None:
 
 def test_end_of_a_truncated_view_is_no_label() -> None:
     branches = Branches("independent", eos=EOS, bos=1)
-    tree, _ = branches.lay_out(View([5, 6], complete=False), View([7], complete=True), branched=False)
+    tree, _ = lay_out(branches, View([5, 6], complete=False), View([7], complete=True), branched=False)
     assert tree.ids == [1, 5, 6, 1, 7]
     assert tree.labels == [5, 6, IGNORE, 7, EOS]
 
@@ -166,13 +168,13 @@ def test_end_of_a_truncated_view_is_no_label() -> None:
 def test_tree_of_a_prompt_in_full() -> None:
     """A separator lies before the answer; a template's head moves the predicting view to a root of its own."""
     plain = Branches("conditional", eos=EOS, bos=1, predictors=(50,), join=(70, 71))
-    tree, spans = plain.lay_out(View([5, 6]), View([7]), branched=True)
+    tree, spans = lay_out(plain, View([5, 6]), View([7]), branched=True)
     assert tree.ids == [1, 5, 6, 70, 71, 7, 50, 1, 7]
     assert tree.labels == [*[IGNORE] * 4, 7, EOS, IGNORE, IGNORE, IGNORE]
     assert (tree.positions, tree.segments) == ([0, 1, 2, 3, 4, 5, 3, 0, 1], [0, 0, 0, 1, 1, 1, 2, 3, 3])
     assert spans == PairSpans(Span(1, 3), Span(6, 7), Span(8, 9))
     chat = Branches("conditional", eos=EOS, bos=1, predictors=(50,), lead=(60,), join=(70,))
-    tree, spans = chat.lay_out(View([5, 6]), View([7]), branched=True)
+    tree, spans = lay_out(chat, View([5, 6]), View([7]), branched=True)
     assert tree.ids == [1, 60, 5, 6, 70, 7, 1, 5, 6, 50, 1, 7]
     assert tree.labels == [*[IGNORE] * 4, 7, EOS, *[IGNORE] * 6]
     assert tree.segments == [0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 4, 4]
@@ -181,7 +183,7 @@ def test_tree_of_a_prompt_in_full() -> None:
 
 def test_tree_of_a_conditional_pair_in_full() -> None:
     branches = Branches("conditional", eos=EOS, bos=1, predictors=(50, 51))
-    tree, spans = branches.lay_out(View([5, 6]), View([7]), branched=True)
+    tree, spans = lay_out(branches, View([5, 6]), View([7]), branched=True)
     assert tree == Tree(
         ids=[1, 5, 6, 7, 50, 51, 1, 7],
         positions=[0, 1, 2, 3, 3, 4, 0, 1],

@@ -67,7 +67,7 @@ def test_rows_are_filled_as_by_placing_one_example_after_the_other(sizes: list[i
     """In bulk, that is; both the plan and the count alone."""
     plain = Branches("conditional", eos=2)
     lengths = np.array([[1, size] for size in sizes], dtype=np.int64).reshape(-1, 2)
-    pairs = Pairs(np.zeros_like(lengths), lengths, np.ones_like(lengths, dtype=bool), lengths)
+    pairs = Pairs(np.zeros_like(lengths), lengths, np.ones_like(lengths, dtype=bool), lengths, lengths)
     plan = pack(np.arange(len(sizes)), pairs, np.zeros(len(sizes), bool), plain, row_length + 1)
     free = plain_best_fit([size + 1 for size in sizes], row_length + 1)
     assert sorted((row_length + 1 - plan.num_tokens).tolist()) == sorted(free)
@@ -101,13 +101,14 @@ def test_every_example_is_packed_once_and_whole(
         drawn = made.order.window(2, number)
         expected = split.pairs(drawn.records, drawn.keys).wordings
         asked = sorted(zip(drawn.records.tolist(), expected.tolist(), strict=True))
-        assert sorted(zip(plan.examples.tolist(), plan.wordings.tolist(), strict=True)) == asked
+        assert sorted(zip(plan.examples.tolist(), plan.pairs.wordings.tolist(), strict=True)) == asked
         packed += plan.examples.tolist()
         assert sum(len(row) for row in rows_of(plan)) == len(plan.examples)
         for index in range(plan.num_rows):
-            examples, wordings, with_branches = plan.row(index)
-            lengths = np.take_along_axis(split.lengths[examples], wordings, axis=1)
-            complete = np.take_along_axis(split.complete[examples], wordings, axis=1)
+            examples, pairs, with_branches = plan.row(index)
+            lengths = np.take_along_axis(split.lengths[examples], pairs.wordings, axis=1)
+            complete = np.take_along_axis(split.complete[examples], pairs.wordings, axis=1)
+            assert np.array_equal(pairs.lengths, lengths) and np.array_equal(pairs.complete, complete)
             used = branches.num_tokens(lengths, with_branches)
             assert len(examples) > 0 and used.sum() == plan.num_tokens[index] <= ROW
             assert branches.num_labels(lengths, complete).sum() == plan.num_labels[index]
@@ -124,8 +125,10 @@ def test_plan_depends_on_nothing_but_its_arguments() -> None:
     np.random.seed(2)
     busy.plan(0, 0)
     again = busy.plan(2, 0)
-    for name in ("offsets", "examples", "wordings", "branched", "num_tokens", "num_labels", "num_branched"):
+    for name in ("offsets", "examples", "branched", "num_tokens", "num_labels", "num_branched"):
         assert np.array_equal(getattr(first, name), getattr(again, name)), name
+    for name in ("wordings", "lengths", "complete", "num_bytes", "starts"):
+        assert np.array_equal(getattr(first.pairs, name), getattr(again.pairs, name)), name
 
 
 def test_plan_never_changes() -> None:
@@ -138,7 +141,8 @@ def test_plan_never_changes() -> None:
     digest = hashlib.sha256()
     for epoch, window in itertools.product(range(2), range(3)):
         plan = made.plan(epoch, window)
-        for part in (plan.offsets, plan.examples, plan.wordings, plan.branched, plan.num_tokens, plan.num_labels):
+        order = (plan.offsets, plan.examples, plan.pairs.wordings, plan.branched)
+        for part in (*order, plan.num_tokens, plan.num_labels):
             digest.update(part.astype("<i8").tobytes())
     assert rows_of(made.plan(0, 0))[:3] == [[87, 88, 45], [91], [80, 16]]
     assert digest.hexdigest() == "c227eb0f55cdfabbb578ba4e0e50440d2d0934b9f1a3a9bdbaccd5039a0907a0"
@@ -150,7 +154,7 @@ def test_epoch_and_seed_change_rows_and_wordings() -> None:
     for one, other in itertools.combinations(plans, 2):
         rows = [{tuple(row) for row in rows_of(plan)} for plan in (one, other)]
         assert len(rows[0] & rows[1]) < len(rows[0]) / 4
-        drawn = [plan.wordings[np.argsort(plan.examples)] for plan in (one, other)]
+        drawn = [plan.pairs.wordings[np.argsort(plan.examples)] for plan in (one, other)]
         assert 0.1 < (drawn[0] == drawn[1]).all(axis=1).mean() < 0.5
 
 
@@ -158,7 +162,7 @@ def test_rows_are_shuffled_and_not_sorted_by_length() -> None:
     split = MadeSplit({"a": 2000})
     made = planner(split)
     plan = made.plan(0, 0)
-    lengths = np.take_along_axis(split.lengths[plan.examples], plan.wordings, axis=1)
+    lengths = np.take_along_axis(split.lengths[plan.examples], plan.pairs.wordings, axis=1)
     longest = np.maximum.reduceat(INDEPENDENT.num_tokens(lengths, branched=True), plan.offsets[:-1])
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.2
     drawn = np.empty(2000, dtype=int)
@@ -188,7 +192,7 @@ def test_reserved_branches_give_both_arms_of_a_comparison_the_same_rows(branches
         other = planner(split, branches, reserve_branches=True, **changes).plan(1, 0)
         assert rows_of(other) == rows_of(treated)
         assert np.array_equal(other.num_labels, treated.num_labels)
-        assert np.array_equal(other.wordings, treated.wordings)
+        assert np.array_equal(other.pairs.wordings, treated.pairs.wordings)
         assert other.num_tokens.sum() < treated.num_tokens.sum()
     assert rows_of(planner(split, branches, branched=False).plan(1, 0)) != rows_of(treated)
 
@@ -206,7 +210,7 @@ def test_an_example_longer_than_a_row_is_refused_by_its_place() -> None:
 
 def test_no_examples_fill_no_rows() -> None:
     none = np.zeros((0, 2), dtype=np.int64)
-    plan = pack(none[:, 0], Pairs(none, none, none.astype(bool), none), np.zeros(0, bool), INDEPENDENT, ROW)
+    plan = pack(none[:, 0], Pairs(none, none, none.astype(bool), none, none), np.zeros(0, bool), INDEPENDENT, ROW)
     assert plan.num_rows == 0 and len(plan.examples) == 0
 
 
@@ -220,7 +224,7 @@ def test_real_corpora_use_994_of_1000_positions(shared: Path, name: str, layout:
     tokenizer = train([view for pair in pairs[:2000] for view in pair], TokenizerConfig(vocab_size=512))
     views = [tokenizer.encode_batch([pair[which] for pair in pairs]) for which in (0, 1)]
     lengths = np.array([[len(first), len(second)] for first, second in zip(*views, strict=True)])
-    found = Pairs(np.zeros_like(lengths), lengths, np.ones_like(lengths, dtype=bool), lengths)
+    found = Pairs(np.zeros_like(lengths), lengths, np.ones_like(lengths, dtype=bool), lengths, lengths)
     branches = Branches(layout, eos=tokenizer.eos, bos=tokenizer.bos, predictors=tokenizer.predictors[:1])
     for branched in (True, False):
         plan = pack(np.arange(len(pairs)), found, np.full(len(pairs), branched), branches, 1024)

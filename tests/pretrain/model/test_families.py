@@ -26,7 +26,7 @@ from finetune.training import FinetuneRun
 from pretrain.checkpoint import export
 from pretrain.config.loading import load_config
 from pretrain.config.model import ModelConfig, TokenizerConfig
-from pretrain.data.branches import IGNORE, Branches, Tree, View
+from pretrain.data.branches import IGNORE, Branches, View
 from pretrain.data.tokenizer import Tokenizer, load
 from pretrain.engine.checks import check_with_libraries
 from pretrain.model import loading
@@ -35,8 +35,10 @@ from pretrain.model.existing_weights import load_existing
 from pretrain.objectives.mixed import make_branches
 from pretrain.preparation.tokenizer_training import train
 from pretrain.runtime.errors import DiptychError
+from tests.support.branch_reference import Tree
 from tests.support.custom_code_model import Fault, write_custom_model
 from tests.support.ranks import run_ranks
+from tests.support.trees import lay_out
 
 ANIMALS = ("cat", "dog", "heron", "fox", "owl", "bee", "ant")
 INSTRUCTION = "Say it twice."
@@ -276,7 +278,7 @@ def test_a_prompt_is_what_the_tokenizer_would_write(root: Path, name: str, style
 def test_labels_and_the_view_that_predicts(root: Path, name: str, style: str) -> None:
     tokenizer, frame, branches = laid_out(root, name, style)
     text, answer = tokenizer.encode_batch([TEXT, ANSWER])
-    tree, spans = branches.lay_out(View(text), View(answer), branched=True)
+    tree, spans = lay_out(branches, View(text), View(answer), branched=True)
     assert spans is not None
     sequence, labels = path_of(tree, 1)
     prompt = frame.prompt(text)

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from pretrain.config.sections import ObjectiveConfig
-from pretrain.data.batch import Batch, collate
-from pretrain.data.branches import IGNORE, Branches, Tree, View
+from pretrain.data.batch import Batch
+from pretrain.data.branches import IGNORE, Branches, View
 from pretrain.model.masks import block_mask, dense_mask
 from pretrain.model.network import BranchNetwork, check_attention
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.runtime.errors import DiptychError
 from tests.support.tiny import BOS, EOS, PREDICTORS, batch_of, tiny_llama
+from tests.support.trees import lay_out
 
 ROW = 72
 Pair = tuple[View, View]
@@ -154,7 +155,7 @@ def test_changing_one_example_leaves_the_others_bit_for_bit(layout: Any, changed
     pairs = draw_pairs(3, seed=9)
     others = list(pairs)
     others[changed] = tuple(View([3 + (token + 7) % 54 for token in view.tokens]) for view in pairs[changed])  # type: ignore[call-overload]
-    sizes = [len(branches.lay_out(*pair, branched=True)[0].ids) for pair in pairs]
+    sizes = [len(lay_out(branches, *pair, branched=True)[0].ids) for pair in pairs]
     own = torch.zeros(ROW, dtype=torch.bool)
     own[sum(sizes[:changed]) : sum(sizes[: changed + 1])] = True
 
@@ -174,7 +175,7 @@ def test_loss_of_one_example_has_no_gradient_in_the_tokens_of_another(layout: An
     pairs = [(View([5, 6, 7]), View([8, 9])), (View([15, 16]), View([17, 18, 19]))]
     batch = batch_of(branches, [pairs], ROW)
     _, states, _ = BranchNetwork(lm)(batch)
-    own = len(branches.lay_out(*pairs[0], branched=True)[0].ids)
+    own = len(lay_out(branches, *pairs[0], branched=True)[0].ids)
     states[:own].square().sum().backward()
     gradient = lm.base_model.embed_tokens.weight.grad
     assert not gradient[15:20].any()
@@ -183,7 +184,7 @@ def test_loss_of_one_example_has_no_gradient_in_the_tokens_of_another(layout: An
 
 def test_rows_of_nothing_but_padding_give_zero_loss_and_finite_gradients() -> None:
     lm = tiny_llama()
-    lm_sum, states, _ = BranchNetwork(lm)(collate([(Tree(), []), (Tree(), [])], [], 16, 0))
+    lm_sum, states, _ = BranchNetwork(lm)(batch_of(Branches("conditional", eos=EOS), [[], []], 16))
     assert lm_sum.item() == 0 and torch.isfinite(states).all()
     (lm_sum + 0 * states.sum()).backward()
     for name, parameter in lm.named_parameters():

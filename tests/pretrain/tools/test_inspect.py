@@ -28,6 +28,7 @@ from pretrain.tools.inspection.facts import Facts, spread
 from pretrain.tools.inspection.histogram import Histogram, histogram
 from pretrain.tools.inspection.records import describe_record, tokens_of
 from pretrain.tools.visible import columns, cut, visible
+from tests.support.trees import lay_out
 
 ANIMALS = ("cat", "dog", "heron", "café owner", "fox")
 HOSTILE = "<script>\x1b[31m\x07\u202e\u200b\x00\n日本🎉 &amp; \"quoted\" 'too'</script> \x1b]0;title\x07 and more of it"
@@ -251,7 +252,7 @@ def test_branches_are_those_that_are_laid_out(
 ) -> None:
     split = read_corpus(corpus).train
     branches = Branches(layout, tokenizer.eos, tokenizer.bos, tokenizer.predictors[:count], direction)
-    tree, spans = branches.lay_out(*split.views(0), branched=True)
+    tree, spans = lay_out(branches, *split.views(0), branched=True)
     assert spans is not None
     record = describe_record(split, "train", "first", 0, ("text", "code"), tokenizer, branches)
     assert record.num_positions == len(tree.ids)

@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from pretrain.data.corpus import Pairs
 from pretrain.data.schedule import MicroBatch, Row, Step
 from pretrain.preparation.workers import Workers
 from pretrain.runtime import locks
@@ -290,7 +292,9 @@ def test_a_second_job_on_a_run_folder_is_refused_with_the_first_ones_job_id(tmp_
 
 def test_the_ledger_keeps_what_made_the_weights(tmp_path: Path) -> None:
     def step(index: int, *rows: int) -> Step:
-        made = tuple(Row(0, 0, row, (row,), ((0, 0),), (True,), 0) for row in rows)
+        none = np.zeros((0, 2), np.int64)
+        pairs = Pairs(none, none, none.astype(np.bool_), none, none)
+        made = tuple(Row(0, 0, row, none[:, 0], pairs, none[:, 0].astype(np.bool_), 0) for row in rows)
         return Step(index, 1, 1, (MicroBatch((*made, None), 1, 1),))
 
     for attempt, rank, first, steps in (
