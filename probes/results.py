@@ -54,6 +54,7 @@ class ModelFacts:
         notes: What was changed to make it fit, for people.
         prefix: Tokens that its tokenizer puts before every text.
         suffix: Tokens that it puts after every text.
+        training: Its run's objective and packing, by dotted key of the config; empty if not known.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ModelFacts:
     random_seed: int | None = None
     prefix: tuple[str, ...] = ()
     suffix: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

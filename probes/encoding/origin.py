@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Origin:
         run: Folder of its training run, if known.
         step: Optimizer steps of the run until then, if known.
         tokens: Label tokens trained on until then, if known.
+        settings: Its run's objective and packing, by dotted key of the config; empty if not known.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Origin:
     run: str | None = None
     step: int | None = None
     tokens: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def checkpoints_of(run: Path) -> list[Path]:
@@ -111,8 +113,9 @@ def _exported(checkpoint: Path, out: Path, trust_remote_code: bool) -> Path:
 def _of_checkpoint(checkpoint: Path) -> Origin:
     state = read_state(checkpoint)
     run = checkpoint.resolve().parent.parent
-    count, repeated = _predictors(state.identity)
-    return Origin(f"{run.name}@{state.step}", count, repeated, str(run), state.step, state.label_tokens)
+    settings = {key: value for key, value in state.identity.items() if key.startswith(("objective.", "packing."))}
+    count, repeated = _predictors(settings)
+    return Origin(f"{run.name}@{state.step}", count, repeated, str(run), state.step, state.label_tokens, settings)
 
 
 def _of_export(folder: Path) -> Origin:
@@ -130,7 +133,7 @@ def _of_export(folder: Path) -> Origin:
     count, repeated = _predictors(settings)
     steps = _STEPS.search(card)
     step, tokens = (int(number.replace(",", "")) for number in steps.groups()) if steps else (None, None)
-    return Origin(name, count, repeated, str(parent) if parent else None, step, tokens)
+    return Origin(name, count, repeated, str(parent) if parent else None, step, tokens, settings)
 
 
 def _predictors(settings: Mapping[str, Any]) -> tuple[int | None, bool]:

@@ -3,7 +3,8 @@
 import copy
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class ProbedModel:
         step: Optimizer steps of that run, if known.
         tokens: Label tokens of that run until then, if known.
         notes: What was changed to make it fit, for people.
+        training: Its run's objective and packing, by dotted key of the config; empty if not known.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ProbedModel:
     step: int | None = None
     tokens: int | None = None
     notes: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def layers(self) -> int:
@@ -104,6 +107,7 @@ class ProbedModel:
             random_seed=self.random_seed,
             prefix=self._names(self.prefix),
             suffix=self._names(self.suffix),
+            training=self.training,
         )
 
     def _names(self, ids: tuple[int, ...]) -> tuple[str, ...]:
@@ -156,7 +160,7 @@ def open_model(
         lm = _random_twin(lm, seed=seed, trust_remote_code=trust_remote_code)
         made = {"config": config, "seed": seed, "torch": torch.__version__, "transformers": transformers.__version__}
         print_of_weights = _digest(made)
-        origin = replace(origin, name=f"{origin.name} (random weights)", run=None, step=None, tokens=None)
+        origin = replace(origin, name=f"{origin.name} (random weights)", run=None, step=None, tokens=None, settings={})
     lm = lm.to(device or torch.device("cpu")).eval()
     lm.set_attn_implementation(plain_attention(lm))
     try:
@@ -183,6 +187,7 @@ def open_model(
         step=origin.step,
         tokens=origin.tokens,
         notes=(*loaded.notes, *notes),
+        training=origin.settings,
     )
 
 

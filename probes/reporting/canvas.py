@@ -1,6 +1,7 @@
 """Paper and pens of the charts: sizes, fonts, axes, legends, and how a figure becomes SVG and PNG."""
 
 import io
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from probes.reporting.palette import MARKERS, SERIES, light
-from probes.reporting.phrases import shortened
 from probes.reporting.series import Level, Line
 from probes.reporting.svg import inline
 
@@ -19,7 +19,7 @@ PNG_MARK = "Diptych probing report"
 
 # Inches. A chart is as wide as a phone, so that its text is readable there; on a wide screen two stand side by side.
 WIDE, NARROW = 5.0, 3.5
-_SIDES, _TOP, _BOTTOM, _ROW = (0.5, 0.1), 0.32, 0.4, 0.158
+_SIDES, _TOP, _BOTTOM, _ROW, _TITLE_ROW = (0.5, 0.1), 0.32, 0.4, 0.158, 0.15
 _DOTS_PER_INCH = 150
 
 _LEVELS: dict[str, tuple[str, Any]] = {
@@ -83,6 +83,7 @@ def paper(
     height: float = 2.25,
     legend: int = 0,
     sides: tuple[float, float] = _SIDES,
+    below: float = 0.0,
 ) -> tuple[Figure, Any]:
     """A figure and its axes.
 
@@ -92,8 +93,10 @@ def paper(
         height: Of the axes, in inches.
         legend: Rows of the legend.
         sides: Room for labels left and right of the axes, in inches.
+        below: Room for further lines of the label below the axes, in inches.
     """
-    figure, bottom = sheet(title, width, height, legend)
+    figure, bottom = sheet(title, width, height + below, legend)
+    bottom += below
     tall = figure.get_figheight()
     axes = figure.add_axes((sides[0] / width, bottom / tall, (width - sum(sides)) / width, height / tall))
     axes.tick_params(length=0, pad=4)
@@ -103,32 +106,40 @@ def paper(
 def sheet(title: str, width: float, height: float, legend: int) -> tuple[Figure, float]:
     """A figure without axes, and the inches that are free below them."""
     bottom = _BOTTOM + legend * _ROW + (0.04 if legend else 0)
-    figure = Figure(figsize=(width, height + bottom + _TOP))
+    lines = wrapped(title, 58 if width == WIDE else 38)
+    figure = Figure(figsize=(width, height + bottom + _TOP + (len(lines) - 1) * _TITLE_ROW))
     tall = figure.get_figheight()
-    room = 62 if width == WIDE else 42
-    figure.text(0.08 / width, 1 - 0.17 / tall, shortened(title, room), weight="bold", size=9, va="center")
+    for number, line in enumerate(lines):
+        at = 1 - (0.17 + number * _TITLE_ROW) / tall
+        figure.text(0.08 / width, at, line, weight="bold", size=9, va="center")
     return figure, bottom
 
 
-def legend_rows(labels: Sequence[str], width: float = WIDE) -> tuple[int, int]:
-    """Columns and rows of a legend."""
+def wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of at most so many characters; nothing of it is left out."""
+    return textwrap.wrap(text, width, break_on_hyphens=False) or [text]
+
+
+def legend_layout(labels: Sequence[str], width: float = WIDE) -> tuple[int, list[str], int]:
+    """Columns, labels and rows of a legend; a label that is too long for one row takes several, in a single column."""
     longest = max(map(len, labels), default=0)
-    columns = 2 + (longest <= 15) if width == WIDE else 1 + (longest <= 15)
+    columns = (1 + (longest <= 28) + (longest <= 15)) if width == WIDE else 1 + (longest <= 15)
     columns = min(columns, max(1, len(labels)))
-    return columns, -(-len(labels) // columns)
+    lines = [wrapped(label, 64 if width == WIDE else 40) for label in labels]
+    rows = sum(map(len, lines)) if columns == 1 else -(-len(labels) // columns)
+    return columns, ["\n".join(one) for one in lines], rows
 
 
-def key(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int, **look: float) -> None:
+def draw_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int, **look: float) -> None:
     """The legend, below everything."""
-    # A leading underscore would hide an entry.
-    names = [f" {label}" if label.startswith("_") else shortened(label, 28) for label in labels]
+    names = [f" {label}" if label.startswith("_") else label for label in labels]  # else it would hide the entry
     width, tall = figure.get_size_inches()
     figure.legend(handles, names, ncols=columns, loc="lower left", bbox_to_anchor=(0.1 / width, 0.06 / tall), **look)
 
 
 def draw_line(axes: Any, line: Line, *, scale: float = 100.0, crowd: bool = False) -> Any:
     """A line with its interval as a band, fainter in a crowd; returns what the legend shows."""
-    colour = light("ink" if line.look is None else SERIES[line.look % len(SERIES)])
+    colour = light("ink" if line.look is None else "random" if line.random else SERIES[line.look % len(SERIES)])
     marker = "x" if line.look is None else MARKERS[line.look % len(MARKERS)]
     # Beyond as many models as colours, the dash tells them apart.
     again = line.look is not None and line.look >= len(SERIES)

@@ -12,19 +12,20 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from probes.reporting.canvas import (
     NARROW,
     Drawn,
+    draw_legend,
     draw_level,
     draw_line,
     finish,
     in_percent,
-    key,
-    legend_rows,
+    legend_layout,
     paper,
     pens,
+    wrapped,
 )
 from probes.reporting.geometry_charts import draw_geometry
 from probes.reporting.lookup import named, poolings
 from probes.reporting.palette import MARKERS, SERIES, light
-from probes.reporting.phrases import counted, percent, pooling_title, shortened
+from probes.reporting.phrases import counted, percent, pooling_title
 from probes.reporting.series import Level, Line, layer_lines, learning_lines, levels, training_lines
 from probes.results import Predictions, Report, SetFacts, Similarity
 
@@ -32,7 +33,7 @@ FILE_NAME = re.compile(r"(layers|learning|training|geometry|cka|projection)(-[a-
 """What the picture of a chart may be called."""
 
 NOTES = {
-    "layers": "Bands are 95 % intervals over test examples; dashed lines with hollow markers are random weights. "
+    "layers": "Bands are 95 % intervals over test examples; grey dashed lines with hollow markers are random weights. "
     "Layer 0 is the embeddings.",
     "learning": "At the layer that cross-validation chose with all training examples. Bands are 95 % intervals over "
     "test examples; they leave out the variation over training subsets.",
@@ -45,6 +46,7 @@ NOTES = {
 """What must be known to read the charts of a kind."""
 
 _MOST_POINTS = 400
+_LINE = 0.14  # inches that a further line of an axis label takes
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _geometry(report: Report, names: _Names) -> Iterator[Chart]:
             if found:
                 name = names.new("geometry", texts, pooling)
                 label = f"Geometry by layer on {texts}, {pooling_title(pooling)}; the figures are in the table."
-                title = f"{shortened(titles.get(texts, texts), 38)} · {pooling_title(pooling)}"
+                title = f"{titles.get(texts, texts)} · {pooling_title(pooling)}"
                 drawn = draw_geometry(report, found, name, label, title)
                 yield Chart(name, "geometry", label, texts if texts in titles else None, pooling, drawn.svg, drawn.png)
 
@@ -181,7 +183,7 @@ def _projections(report: Report, names: _Names) -> Iterator[Chart]:
 
 
 def _title(facts: SetFacts, pooling: str) -> str:
-    return f"{shortened(facts.title, 38)} · {pooling_title(pooling)}"
+    return f"{facts.title} · {pooling_title(pooling)}"
 
 
 def _peaks(lines: Sequence[Line]) -> str:
@@ -205,12 +207,12 @@ def _lines_chart(
     name: str, label: str, title: str, lines: Sequence[Line], references: Sequence[Level], axis: str
 ) -> Drawn:
     labels = [line.label for line in lines] + [level.label for level in references]
-    columns, rows = legend_rows(labels)
+    columns, labels, rows = legend_layout(labels)
     figure, axes = paper(title, legend=rows)
     in_percent(axes)
     crowd = sum(not line.random for line in lines) > 4
     handles = [draw_line(axes, line, crowd=crowd) for line in lines] + [draw_level(axes, level) for level in references]
-    key(figure, handles, labels, columns)
+    draw_legend(figure, handles, labels, columns)
     axes.set_xlabel(axis)
     places = sorted({place for line in lines for place in line.places})
     if axis == "layer":
@@ -246,16 +248,22 @@ def _short(value: float, _: object = None) -> str:
 
 
 def _heat_map(report: Report, one: Similarity, texts: str, name: str, label: str) -> Drawn:
-    title = f"{shortened(texts, 20)} · {pooling_title(one.pooling)}"
-    figure, axes = paper(title, width=NARROW, height=2.45, sides=(0.5, 0.6))
+    across, down = (wrapped(f"layer of {named(report, model)}", 34) for model in (one.second, one.first))
+    figure, axes = paper(
+        f"{texts} · {pooling_title(one.pooling)}",
+        width=NARROW,
+        height=2.45,
+        sides=(0.5 + _LINE * (len(down) - 1), 0.6),
+        below=_LINE * (len(across) - 1),
+    )
     image = axes.imshow(
         np.array(one.values), cmap="cividis", vmin=0, vmax=1, origin="lower", interpolation="none", aspect="auto"
     )
     for side in axes.spines.values():
         side.set_visible(False)
-    for axis, model in ((axes.xaxis, one.second), (axes.yaxis, one.first)):
+    for axis, lines in ((axes.xaxis, across), (axes.yaxis, down)):
         axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        axis.set_label_text(f"layer of {shortened(named(report, model), 30)}")
+        axis.set_label_text("\n".join(lines))
     box = axes.get_position()
     bar = figure.colorbar(image, cax=figure.add_axes((box.x1 + 0.03, box.y0, 0.03, box.height)), ticks=[0, 0.5, 1])
     bar.outline.set_visible(False)
@@ -267,8 +275,8 @@ def _scatter(report: Report, one: Predictions, facts: SetFacts, name: str, label
     # Every n-th, so that large reports stay small.
     step = -(-len(one.points) // _MOST_POINTS)
     points, labels = np.array(one.points[::step]), np.array(one.point_labels[::step])
-    columns, rows = legend_rows(facts.label_names, NARROW)
-    where = f"{shortened(facts.title, 20)} · {shortened(named(report, one.system), 20)}"
+    columns, names, rows = legend_layout(facts.label_names, NARROW)
+    where = f"{facts.title} · {named(report, one.system)}"
     figure, axes = paper(where, width=NARROW, height=2.35, legend=rows, sides=(0.12, 0.12))
     handles: list[Any] = []
     for number in range(len(facts.label_names)):
@@ -287,5 +295,5 @@ def _scatter(report: Report, one: Predictions, facts: SetFacts, name: str, label
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel(f"principal components, layer {one.layer}, {one.pooling}")
-    key(figure, handles, facts.label_names, columns, handlelength=1, markerscale=1.3)
+    draw_legend(figure, handles, names, columns, handlelength=1, markerscale=1.3)
     return finish(figure, name, label)

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from probes.reporting.canvas import WIDE, Drawn, draw_line, finish, key, legend_rows, sheet
+from probes.reporting.canvas import WIDE, Drawn, draw_legend, draw_line, finish, legend_layout, sheet
 from probes.reporting.series import Line, label, looks
 from probes.results import Estimate, Geometry, Report
 
@@ -26,7 +26,7 @@ def draw_geometry(report: Report, found: Sequence[Geometry], name: str, about: s
     known = looks(report)
     names = [model for model in known if any(item.model == model for item in found)]
     labels = [label(report, model) for model in names]
-    columns, legend = legend_rows(labels)
+    columns, labels, legend = legend_layout(labels)
     panel_columns = 3 if len(measures) == 3 else 2
     rows = -(-len(measures) // panel_columns)
     figure, bottom = sheet(title, WIDE, rows * _ROW + (rows - 1) * _GAP + 0.24, legend)
@@ -46,7 +46,7 @@ def draw_geometry(report: Report, found: Sequence[Geometry], name: str, about: s
         if row == (len(measures) - 1 - column) // panel_columns:
             axes.set_xlabel("layer", size=8)
         handles = [draw_line(axes, _line(model, found, measure, *known[model]), scale=1.0) for model in names]
-    key(figure, handles, labels, columns)
+    draw_legend(figure, handles, labels, columns)
     return finish(figure, name, about)
 
 

@@ -98,14 +98,6 @@ def verdict(comparison: Comparison) -> str:
     return f"{found}, {p_equals(comparison.adjusted)} after Holm"
 
 
-def shortened(text: str, length: int) -> str:
-    """A name cut in its middle, where names of checkpoints tend to be alike."""
-    if len(text) <= length:
-        return text
-    tail = (length - 1) // 2
-    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
-
-
 def as_text(value: Any) -> str:
     """The value of a setting."""
     return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,6 +1,6 @@
 """What was found, in sentences that can be read alone; names of models stand between backticks."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -54,61 +54,134 @@ def summarise(report: Report) -> Summary:
 def _headline(report: Report) -> list[str]:
     """Of the figures that the main table shows: one comparison for each pair and set, each at its chosen pooling."""
     sets = [facts for facts in report.sets if not facts.control]
-    kind = "sentiment set" if all(facts.control is False for facts in sets) else "set"
+    sentiment = all(facts.control is False for facts in sets)
+    kind = "sentiment set" if sentiment else "set"
     comparisons = [one for one in report.comparisons if one.pooling is None and one.set in {item.name for item in sets}]
     names = [model.name for model in trained(report)]
-    sentences = []
+    sentences = [
+        *_learned(report, sets, names, "sentiment" if sentiment else "the labels"),
+        *_words(report, sets, names),
+    ]
     pairs = list(combinations(names, 2))
     if len(pairs) <= _MOST_PAIRS:
         for first, second in pairs:
-            found = [one for one in comparisons if {one.first, one.second} == {first, second}]
-            if found:
-                sentences.append(_pair_sentence(first, second, found, kind))
+            tested = [one for one in comparisons if {one.first, one.second} == {first, second}]
+            if tested:
+                sentences.append(_pair_sentence(first, second, tested, kind))
     else:
         among = [one for one in comparisons if {one.first, one.second} <= set(names)]
         different = sum(one.different for one in among)
         if among:
-            tested = len({frozenset((one.first, one.second)) for one in among})
-            only = f"; {tested} of {len(pairs)} pairs were compared" if tested < len(pairs) else ""
+            compared_pairs = len({frozenset((one.first, one.second)) for one in among})
+            only = f"; {compared_pairs} of {len(pairs)} pairs were compared" if compared_pairs < len(pairs) else ""
             where = counted(len({one.set for one in among}), kind)
             sentences.append(
                 f"{different:,} of {counted(len(among), 'comparison')} between the {len(names)} models show a "
                 f"difference ({where}{only})."
             )
-    against = [found for item in sets for name in names if (found := _against_random(report, item.name, name))]
-    if against:
-        above = sum(all(map(_above, found)) for found in against)
-        most = max(map(len, against))
-        reads = "sentiment" if kind == "sentiment set" else "labels"
-        sentences.append(
-            f"Trained weights read {reads} better than random weights of the same architecture in {above} of "
-            f"{counted(len(against), 'comparison')}{f', each with all {most} seeds of these' if most > 1 else ''}."
-        )
     return sentences
+
+
+def _learned(report: Report, sets: Sequence[SetFacts], names: Sequence[str], what: str) -> list[str]:
+    """Which models are shown to have learned the labels: those above random weights and the most frequent class."""
+    learned: dict[str, list[bool]] = {}
+    differences: list[float] = []
+    seeds, beside_majority = 1, False
+    for name in names:
+        for facts in sets:
+            random = _against_random(report, facts.name, name)
+            majority = compared(report, facts.name, name, "majority", None)
+            if random:
+                learned.setdefault(name, []).append(all(map(_above, [*random, *([majority] if majority else [])])))
+                differences += [one.difference.value for one in random]
+                seeds, beside_majority = max(seeds, len(random)), beside_majority or majority is not None
+    verdicts = [verdict for of_sets in learned.values() for verdict in of_sets]
+    if not verdicts:
+        return []
+    floor = f"random weights of the same architecture{f', with all {seeds} seeds of these' if seeds > 1 else ''}"
+    size = f"difference{'s' * (len(differences) > 1)} of {_range(differences)} points"
+    if all(verdicts):
+        return [f"{_subject(learned, names)} learned {what}: above {floor} ({size})."]
+    if beside_majority:
+        floor += f"{',' * (seeds > 1)} and the most frequent class"
+    if not any(verdicts):
+        return [f"{_subject(learned, names, none=True)} shown to have learned {what}, to be above {floor} ({size})."]
+    if len(learned) > _MOST_PAIRS:
+        cases = counted(len(verdicts), "case")
+        return [f"In {sum(verdicts)} of {cases} a model is shown to have learned {what}, to be above {floor} ({size})."]
+    parts = [f"{quoted(name)} on {sum(of_sets)} of {counted(len(of_sets), 'set')}" for name, of_sets in learned.items()]
+    return [f"Shown to have learned {what}, to be above {floor}: {', '.join(parts)} ({size})."]
+
+
+def _words(report: Report, sets: Sequence[SetFacts], names: Sequence[str]) -> list[str]:
+    """How the models compare with TF-IDF words of the same input."""
+    tested = [
+        (name, one)
+        for name in names
+        for facts in sets
+        if (one := compared(report, facts.name, name, equal_words(report, facts.name, name), None))
+    ]
+    if not tested:
+        return []
+    models = dict.fromkeys(name for name, _ in tested)
+    subject = _subject(models, names)
+    objects = subject if len(models) == 1 else subject[0].lower() + subject[1:]
+    above = [one.difference.value for _, one in tested if _above(one)]
+    below = [-one.difference.value for _, one in tested if one.different and one.difference.value < 0]
+    if len(below) == len(tested):
+        return [f"TF-IDF words beat {objects} by {_range(below)} points."]
+    if len(above) == len(tested):
+        beat = "beats" if len(models) == 1 else "beat"
+        return [f"{subject} {beat} TF-IDF words by {_range(above)} points."]
+    if not above and not below:
+        return [f"No difference between {objects} and TF-IDF words is shown."]
+    parts = [f"beat a model in {len(below)} (by {_range(below)} points)"] if below else []
+    parts += [f"are beaten in {len(above)} (by {_range(above)} points)"] if above else []
+    rest = len(tested) - len(above) - len(below)
+    parts += [f"show no difference in {rest}"] if rest else []
+    return [f"Of {counted(len(tested), 'comparison')} TF-IDF words {', '.join(parts)}."]
+
+
+def _subject(compared_ones: Collection[str], names: Sequence[str], *, none: bool = False) -> str:
+    """The models that were compared, as the beginning of a sentence; ``none``: for what none of them is."""
+    if len(compared_ones) == 1:
+        return f"{quoted(*compared_ones)} is not" if none else quoted(*compared_ones)
+    if len(compared_ones) == len(names) == 2:
+        return "Neither model is" if none else "Both models"
+    compared_here = "" if len(compared_ones) == len(names) else "compared "
+    return f"{'None of the' if none else 'All'} {len(compared_ones)} {compared_here}models{' is' * none}"
+
+
+def _range(differences: Sequence[float]) -> str:
+    """Differences of shares in percentage points, from the least to the greatest."""
+    low, high = (points(value).lstrip("+") for value in (min(differences), max(differences)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _against_random(report: Report, set_name: str, name: str) -> list[Comparison]:
     """The comparisons of a model with its architecture's random weights, one for each of their seeds."""
-    found = (compared(report, set_name, name, twin, None) for twin in twins_of(report, name))
-    return [one for one in found if one is not None]
+    tested = (compared(report, set_name, name, twin, None) for twin in twins_of(report, name))
+    return [one for one in tested if one is not None]
 
 
 def _above(comparison: Comparison) -> bool:
     return comparison.different and comparison.difference.value > 0
 
 
-def _pair_sentence(first: str, second: str, found: list[Comparison], kind: str) -> str:
-    above = sum(one.different and (one.difference.value > 0) == (one.first == first) for one in found)
-    below = sum(one.different for one in found) - above
-    if below > above:
-        first, second, above, below = second, first, below, above
-    where = counted(len(found), kind)
+def _pair_sentence(first: str, second: str, tested: list[Comparison], kind: str) -> str:
+    gaps = [one.difference.value if one.first == first else -one.difference.value for one in tested]
+    different = [gap for one, gap in zip(tested, gaps, strict=True) if one.different]
+    if sum(gap < 0 for gap in different) > len(different) / 2:
+        first, second = second, first
+        gaps, different = [-gap for gap in gaps], [-gap for gap in different]
+    above, below = [gap for gap in different if gap > 0], [-gap for gap in different if gap < 0]
+    where = counted(len(tested), kind)
     if not above:
-        return f"No difference between {quoted(first)} and {quoted(second)} is shown ({where})."
-    rest = [f"below on {below}"] * bool(below) + [f"without a difference shown on {len(found) - above - below}"]
-    return f"{quoted(first)} is above {quoted(second)} on {above} of {where}" + (
-        f", {' and '.join(rest)}." if above < len(found) else "."
-    )
+        return f"No difference between {quoted(first)} and {quoted(second)} is shown ({_range(gaps)} points; {where})."
+    rest = [f"{_range(below)} points below on {len(below)}"] if below else []
+    rest += [f"without a difference shown on {len(gaps) - len(different)}"] if len(different) < len(gaps) else []
+    head = f"{quoted(first)} is {_range(above)} points above {quoted(second)} on {len(above)} of {where}"
+    return f"{head}{', ' if rest else ''}{' and '.join(rest)}."
 
 
 def _set_sentences(report: Report, facts: SetFacts) -> str:

@@ -1,6 +1,6 @@
 """The tables of a report, said once for the page and for Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from probes.reporting.balance import class_shares, shifted
@@ -17,7 +17,7 @@ from probes.reporting.phrases import (
     points,
     pooling_title,
 )
-from probes.results import CUT_WORDS, Predictions, Report, Score, SetFacts
+from probes.results import CUT_WORDS, ModelFacts, Predictions, Report, Score, SetFacts
 
 _OWN = "each at its chosen pooling"
 _SENTIMENT = {False: "yes", True: "no (control)", None: "not known"}
@@ -258,28 +258,61 @@ def _with_copies(texts: int, copies: int) -> Cell:
     return Cell(f"{texts:,}", f"{copies:,} {'copy' if copies == 1 else 'copies'}" if copies else "")
 
 
+def settings_table(report: Report) -> Table | None:
+    """What tells the trained models apart: their objective, how long they were trained, and their size."""
+    models = trained(report)
+    known = any(model.training for model in models)
+    columns: list[tuple[str, Callable[[ModelFacts], str | Cell]]] = [
+        ("model", lambda model: Cell(named(report, model.name), model.run or "")),
+        *([("λ", _weight), ("distance", _distance), ("[PRED] tokens", _predictors)] if known else []),
+        *([("steps", lambda model: _number(model.step))] if any(model.step for model in models) else []),
+        *([("label tokens", lambda model: _number(model.tokens))] if any(model.tokens for model in models) else []),
+        ("parameters", lambda model: _number(model.parameters)),
+    ]
+    rows = [Row(cells(*(cell(model) for _, cell in columns))) for model in models]
+    caption = (
+        "λ: weight of the embedding-prediction loss. distance: what that loss measures between prediction and target. "
+        "[PRED] tokens: how many are appended to a text to predict the embedding of its other view."
+    )
+    left = (0, 2) if known else (0,)
+    return _table(tuple(name for name, _ in columns), rows, left, caption if known else "")
+
+
+def _weight(model: ModelFacts) -> str | Cell:
+    weight = model.training.get("objective.lambda")
+    return NONE if weight is None else f"{weight:g}" if weight else Cell("0", "next-token loss only")
+
+
+def _distance(model: ModelFacts) -> str:
+    return str(model.training.get("objective.distance", NONE)) if model.training.get("objective.lambda") else NONE
+
+
+def _predictors(model: ModelFacts) -> str:
+    return str(model.training.get("objective.predictors", NONE)) if model.training.get("objective.lambda") else NONE
+
+
+def _number(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
 def model_table(report: Report) -> Table | None:
     """The models and their twins."""
     rows = []
     for model in report.models:
         whose = ", ".join(sharers(report, model.name)) or model.random_twin_of
         seed = f", seed {model.random_seed}" if model.random_seed is not None else ""
-        progress = [] if model.step is None else [f"step {model.step:,}"]
-        progress += [] if model.tokens is None else [f"{model.tokens:,} tokens"]
         texts = (
             Cell(named(report, model.name), f"random weights of {whose}{seed}" if model.random_twin_of else ""),
             model.architecture,
-            f"{model.parameters:,}",
             str(model.layers - 1),
             str(model.width),
             " ".join([*model.prefix, "text", *model.suffix]),
-            Cell(", ".join(progress) or NONE, model.run or ""),
             Cell(model.path, f"fingerprint {model.fingerprint[:12]}"),
         )
         rows.append(Row(cells(*texts)))
-    head = ("model", "architecture", "parameters", "blocks", "width", "reads", "training", "from")
+    head = ("model", "architecture", "blocks", "width", "reads", "from")
     caption = "Reads: a text with the tokens that the model's tokenizer adds to it."
-    return _table(head, rows, (0, 1, 5, 6, 7), caption)
+    return _table(head, rows, (0, 1, 4, 5), caption)
 
 
 def truncation_table(report: Report) -> Table | None:

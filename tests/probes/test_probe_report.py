@@ -22,7 +22,7 @@ from probes.reporting.lookup import clear_best, compared, named
 from probes.reporting.page import render
 from probes.reporting.series import layer_lines
 from probes.reporting.summary import summarise
-from probes.reporting.tables import data_table, main_table, model_table
+from probes.reporting.tables import data_table, main_table, model_table, settings_table
 from probes.results import Comparison, Estimate, ModelFacts, Report, Score, SetFacts, read_report
 from tests.support.probe_reports import HOSTILE, fake_report
 
@@ -94,7 +94,10 @@ def test_the_summary_reads_as_a_sentence() -> None:
         "Random weights of the same architecture reach 58.0 %, the same probe of shuffled labels reaches 51.4 % "
         "(selectivity 22.7 points), the most frequent class alone gives 50.0 %.",
     )
-    assert found.headline == ("`mixed` is above `plain` on 1 of 1 sentiment set.",)
+    assert found.headline == (
+        "No difference between `mixed` and TF-IDF words is shown.",
+        "`mixed` is 3.2 points above `plain` on 1 of 1 sentiment set.",
+    )
 
 
 def test_the_model_is_the_one_that_cross_validation_prefers() -> None:
@@ -112,7 +115,8 @@ def test_models_that_share_a_twin_are_all_held_against_it() -> None:
     assert "Random weights of the same architecture reach 69.0 %" in found.sets[0]
     assert "That it reads more than random weights do is not shown (p = .40)." in found.sets[0]
     assert found.headline == (
-        "Trained weights read sentiment better than random weights of the same architecture in 1 of 2 comparisons.",
+        "Shown to have learned sentiment, to be above random weights of the same architecture: `mixed` on 1 of 1 set, "
+        "`plain` on 0 of 1 set (differences of 1.0 to 2.0 points).",
     )
     table = main_table(report)
     assert table is not None
@@ -149,8 +153,8 @@ def test_several_seeds_of_random_weights_are_shown_as_mean_and_spread() -> None:
     )
     assert "That it reads more than random weights do is not shown for 1 of 3 seeds (p = .20)." in found.sets[0]
     assert found.headline[-1] == (
-        "Trained weights read sentiment better than random weights of the same architecture in 0 of 2 comparisons, "
-        "each with all 3 seeds of these."
+        "Neither model is shown to have learned sentiment, to be above random weights of the same architecture, with "
+        "all 3 seeds of these (differences of 1.0 to 16.0 points)."
     )
     table = main_table(report)
     assert table is not None
@@ -180,9 +184,67 @@ def test_the_summary_is_honest_where_nothing_is_shown() -> None:
     assert "That it reads more than random weights do is not shown (p = 1)." in found.sets[0]
     assert found.sets[0].endswith("The interval does not exclude the most frequent class: no reading is shown.")
     assert found.headline == (
-        "No difference between `mixed` and `plain` is shown (1 sentiment set).",
-        "Trained weights read sentiment better than random weights of the same architecture in 0 of 1 comparison.",
+        "`mixed` is not shown to have learned sentiment, to be above random weights of the same architecture "
+        "(difference of 1.0 points).",
+        "No difference between `mixed` and `plain` is shown (0.5 points; 1 sentiment set).",
     )
+
+
+def test_the_first_lines_are_plain() -> None:
+    scores = [score("mixed", 0.52), score("plain", 0.53), score("mixed random", 0.52), score("tfidf", 0.62, None, None)]
+    nothing = [comparison(name, "mixed random", gap, 0.5) for name, gap in (("mixed", 0.0), ("plain", 0.01))]
+    words = [comparison("tfidf", "mixed", 0.10, 0.001), comparison("plain", "tfidf", -0.09, 0.001)]
+    found = summarise(small_report(scores, (*nothing, *words)))
+    assert found.headline == (
+        "Neither model is shown to have learned sentiment, to be above random weights of the same architecture "
+        "(differences of 0.0 to 1.0 points).",
+        "TF-IDF words beat both models by 9.0 to 10.0 points.",
+    )
+    learned = [comparison(name, "mixed random", 0.1, 0.001) for name in ("mixed", "plain")]
+    beaten = [comparison(name, "tfidf", 0.1, 0.001) for name in ("mixed", "plain")]
+    found = summarise(small_report(scores, (*learned, *beaten)))
+    assert found.headline == (
+        "Both models learned sentiment: above random weights of the same architecture (differences of 10.0 points).",
+        "Both models beat TF-IDF words by 10.0 points.",
+    )
+    # Random weights alone are no floor where the most frequent class is not beaten.
+    found = summarise(
+        small_report(scores, (learned[0], comparison("mixed", "majority", 0.01, 0.5), beaten[0], words[1]))
+    )
+    assert found.headline == (
+        "`mixed` is not shown to have learned sentiment, to be above random weights of the same architecture and the "
+        "most frequent class (difference of 10.0 points).",
+        "Of 2 comparisons TF-IDF words beat a model in 1 (by 9.0 points), are beaten in 1 (by 10.0 points).",
+    )
+
+
+def test_settings_tell_models_apart() -> None:
+    report = small_report([score("mixed", 0.7), score("plain", 0.7), score("mixed random", 0.5)])
+    table = settings_table(report)
+    assert table is not None
+    assert table.head == ("model", "parameters")
+    training = {"objective.lambda": 0.5, "objective.distance": "mse", "objective.predictors": 2}
+    first = replace(report.models[0], training=training, step=1000, tokens=65536)
+    second = replace(report.models[1], training=training | {"objective.lambda": 0.0})
+    table = settings_table(replace(report, models=(first, second, report.models[2])))
+    assert table is not None
+    assert [[cell.text for cell in row.cells] for row in table.rows] == [
+        ["mixed", "0.5", "mse", "2", "1,000", "65,536", "10"],
+        ["plain", "0", "–", "–", "–", "–", "10"],
+    ]
+
+
+def test_long_names_are_shown_whole() -> None:
+    title, name = "A labelled set whose title is longer than a chart is wide, and then some words", "model-" + "x" * 50
+    long = replace(SMALL.sets[0], title=title)
+    scores = tuple(replace(one, system=name) if one.system == "plain" else one for one in SMALL.scores)
+    models = (replace(SMALL.models[0], name=name), *SMALL.models[1:])
+    (chart,) = (
+        one for one in draw_charts(replace(SMALL, sets=(long,), scores=scores, models=models)) if one.kind == "layers"
+    )
+    shown = " ".join(re.findall(r">([^<]+)</text>", chart.svg))
+    assert title in shown and name in shown and "…" not in shown
+    assert "var(--random)" in chart.svg  # no model's colour
 
 
 def test_tests_of_other_representations_are_no_ground_for_a_claim() -> None:
