@@ -101,16 +101,17 @@ def _learned(report: Report, sets: Sequence[SetFacts], names: Sequence[str], wha
     floor = f"random weights of the same architecture{f', with all {seeds} seeds of these' if seeds > 1 else ''}"
     size = f"difference{'s' * (len(differences) > 1)} of {_range(differences)} points"
     if all(verdicts):
-        return [f"{_subject(learned, names)} learned {what}: above {floor} ({size})."]
+        return [f"{_subject(learned, names)} learned {what}: significantly above {floor} ({size})."]
     if beside_majority:
         floor += f"{',' * (seeds > 1)} and the most frequent class"
     if not any(verdicts):
-        return [f"{_subject(learned, names, none=True)} shown to have learned {what}, to be above {floor} ({size})."]
+        nobody = _subject(learned, names, none=True)
+        return [f"{nobody} shown to have learned {what}: not significantly above {floor} ({size})."]
     if len(learned) > _MOST_PAIRS:
-        cases = counted(len(verdicts), "case")
-        return [f"In {sum(verdicts)} of {cases} a model is shown to have learned {what}, to be above {floor} ({size})."]
+        cases = counted(len(verdicts), "comparison")
+        return [f"In {sum(verdicts)} of {cases} a model is significantly above {floor} ({size})."]
     parts = [f"{quoted(name)} on {sum(of_sets)} of {counted(len(of_sets), 'set')}" for name, of_sets in learned.items()]
-    return [f"Shown to have learned {what}, to be above {floor}: {', '.join(parts)} ({size})."]
+    return [f"Shown to have learned {what}, significantly above {floor}: {', '.join(parts)} ({size})."]
 
 
 def _words(report: Report, sets: Sequence[SetFacts], names: Sequence[str]) -> list[str]:

@@ -115,8 +115,8 @@ def test_models_that_share_a_twin_are_all_held_against_it() -> None:
     assert "Random weights of the same architecture reach 69.0 %" in found.sets[0]
     assert "That it reads more than random weights do is not shown (p = .40)." in found.sets[0]
     assert found.headline == (
-        "Shown to have learned sentiment, to be above random weights of the same architecture: `mixed` on 1 of 1 set, "
-        "`plain` on 0 of 1 set (differences of 1.0 to 2.0 points).",
+        "Shown to have learned sentiment, significantly above random weights of the same architecture: "
+        "`mixed` on 1 of 1 set, `plain` on 0 of 1 set (differences of 1.0 to 2.0 points).",
     )
     table = main_table(report)
     assert table is not None
@@ -153,8 +153,8 @@ def test_several_seeds_of_random_weights_are_shown_as_mean_and_spread() -> None:
     )
     assert "That it reads more than random weights do is not shown for 1 of 3 seeds (p = .20)." in found.sets[0]
     assert found.headline[-1] == (
-        "Neither model is shown to have learned sentiment, to be above random weights of the same architecture, with "
-        "all 3 seeds of these (differences of 1.0 to 16.0 points)."
+        "Neither model is shown to have learned sentiment: not significantly above random weights of the same "
+        "architecture, with all 3 seeds of these (differences of 1.0 to 16.0 points)."
     )
     table = main_table(report)
     assert table is not None
@@ -184,8 +184,8 @@ def test_the_summary_is_honest_where_nothing_is_shown() -> None:
     assert "That it reads more than random weights do is not shown (p = 1)." in found.sets[0]
     assert found.sets[0].endswith("The interval does not exclude the most frequent class: no reading is shown.")
     assert found.headline == (
-        "`mixed` is not shown to have learned sentiment, to be above random weights of the same architecture "
-        "(difference of 1.0 points).",
+        "`mixed` is not shown to have learned sentiment: not significantly above random weights of the same "
+        "architecture (difference of 1.0 points).",
         "No difference between `mixed` and `plain` is shown (0.5 points; 1 sentiment set).",
     )
 
@@ -196,15 +196,16 @@ def test_the_first_lines_are_plain() -> None:
     words = [comparison("tfidf", "mixed", 0.10, 0.001), comparison("plain", "tfidf", -0.09, 0.001)]
     found = summarise(small_report(scores, (*nothing, *words)))
     assert found.headline == (
-        "Neither model is shown to have learned sentiment, to be above random weights of the same architecture "
-        "(differences of 0.0 to 1.0 points).",
+        "Neither model is shown to have learned sentiment: not significantly above random weights of the same "
+        "architecture (differences of 0.0 to 1.0 points).",
         "TF-IDF words beat both models by 9.0 to 10.0 points.",
     )
     learned = [comparison(name, "mixed random", 0.1, 0.001) for name in ("mixed", "plain")]
     beaten = [comparison(name, "tfidf", 0.1, 0.001) for name in ("mixed", "plain")]
     found = summarise(small_report(scores, (*learned, *beaten)))
     assert found.headline == (
-        "Both models learned sentiment: above random weights of the same architecture (differences of 10.0 points).",
+        "Both models learned sentiment: significantly above random weights of the same architecture "
+        "(differences of 10.0 points).",
         "Both models beat TF-IDF words by 10.0 points.",
     )
     # Random weights alone are no floor where the most frequent class is not beaten.
@@ -212,8 +213,8 @@ def test_the_first_lines_are_plain() -> None:
         small_report(scores, (learned[0], comparison("mixed", "majority", 0.01, 0.5), beaten[0], words[1]))
     )
     assert found.headline == (
-        "`mixed` is not shown to have learned sentiment, to be above random weights of the same architecture and the "
-        "most frequent class (difference of 10.0 points).",
+        "`mixed` is not shown to have learned sentiment: not significantly above random weights of the same "
+        "architecture and the most frequent class (difference of 10.0 points).",
         "Of 2 comparisons TF-IDF words beat a model in 1 (by 9.0 points), are beaten in 1 (by 10.0 points).",
     )
 

@@ -62,6 +62,7 @@ def fake_report(
                 *(run, step, step and step * 65536),
                 ("the vocabulary was padded to 32,064",) if number == 2 else (),
                 (f"{names[number - (number == 1)]} random",) if extras else (),
+                training={"objective.lambda": 0.1 if number == 2 else 0.0, "objective.distance": "cosine"},
             )
         )
     if extras:
