@@ -121,6 +121,7 @@ def overrides_of(data: Path, run: Path, model: dict[str, Any], length: int, micr
 def run_part(overrides: list[str], without: list[str]) -> dict[str, Any]:
     """Trains by Diptych's own loop; nothing is evaluated, saved or exported."""
     import torch
+    import torch._dynamo.utils
 
     from pretrain.config.loading import load_config
     from pretrain.engine import build
@@ -161,7 +162,8 @@ def run_part(overrides: list[str], without: list[str]) -> dict[str, Any]:
         "planned_gib": _planned_gib(config, ranks),
         "losses": [line["train/loss"] for line in steps[:3]],
         "seconds": time.perf_counter() - started,
-        "profile": report.splitlines()[:28],
+        "compiled_graphs": torch._dynamo.utils.counters["stats"].get("unique_graphs", 0),
+        "profile": report.splitlines()[:40],
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
     }
 
@@ -320,8 +322,9 @@ class Worker:
             self.process.communicate(json.dumps(job) + "\n")
         finally:
             killer.cancel()
+        notes = [line for line in self.log.read_text(errors="replace").splitlines() if "recompile" in line.lower()]
         if self.process.returncode == 0 and self.result.exists():
-            return dict(json.loads(self.result.read_text()))
+            return {**json.loads(self.result.read_text()), **({"recompiled": notes[:12]} if notes else {})}
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return {"error": " | ".join(lines[-6:])[-900:] or f"ended with {self.process.returncode}"}
 

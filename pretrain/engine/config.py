@@ -61,14 +61,16 @@ MOST_REDUCED = 500_000_000
 """Elements of the largest reduction bucket, as DeepSpeed has it."""
 
 
-def zero3_sizes(shape: Shape) -> dict[str, int]:
+def zero3_sizes(shape: Shape) -> dict[str, Any]:
     """ZeRO-3's thresholds for a model, in parameters; DeepSpeed's own defaults are made for models of 10 B and more.
 
     A block is fetched while the one before it computes; gradients are reduced two blocks at a time. A small model's
     weights stay on every rank: fetching them costs more time than it saves memory. Its gradients and optimizer states
     are partitioned all the same.
     """
-    sizes = {
+    sizes: dict[str, Any] = {
+        # DeepSpeed's linear layer in Python: slower, and no help where a parameter's gathered data is released.
+        "memory_efficient_linear": False,
         "stage3_prefetch_bucket_size": shape.block,
         "reduce_bucket_size": min(MOST_REDUCED, max(2 * shape.block, shape.largest)),
     }

@@ -79,18 +79,24 @@ def compile_problem(setting: Literal["auto"] | bool, lm: Any, device: torch.devi
 def compile_blocks(lm: nn.Module) -> None:
     """Compiles the blocks' forward passes for training; evaluation and generation, whose shapes vary, stay eager.
 
-    Hooks, such as ZeRO-3's, run outside of what is compiled. What dynamo cannot compile runs eagerly, with a warning.
+    Hooks, such as ZeRO-3's, run outside of what is compiled. Blocks of one class share what was compiled. What dynamo
+    cannot compile runs eagerly, with a warning.
     """
-    torch._dynamo.config.suppress_errors = True
-    for block in blocks(lm):
-        block.forward = _compiled_in_training(block, block.forward)  # type: ignore[method-assign]
+    units = blocks(lm)
+    settings = torch._dynamo.config
+    settings.suppress_errors = True
+    # Where a guard tells blocks from each other, each is compiled by itself; eight of them is the default limit.
+    settings.recompile_limit = max(settings.recompile_limit, 2 * len(units))
+    compiled = {kind: torch.compile(kind.forward, dynamic=False) for kind in {type(unit) for unit in units}}
+    for unit in units:
+        unit.forward = _compiled_in_training(unit, compiled[type(unit)])  # type: ignore[method-assign]
 
 
-def _compiled_in_training(block: nn.Module, eager: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = torch.compile(eager, dynamic=False)
+def _compiled_in_training(block: nn.Module, compiled: Callable[..., Any]) -> Callable[..., Any]:
+    eager = block.forward
 
     @functools.wraps(eager)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return (compiled if block.training else eager)(*args, **kwargs)
+        return compiled(block, *args, **kwargs) if block.training else eager(*args, **kwargs)
 
     return forward
