@@ -26,7 +26,7 @@ import torch
 
 from pretrain.data.batch import Batch, BatchBuilder
 from pretrain.data.branches import Branches
-from pretrain.data.corpus import BLOCK, SCHEMA, Split
+from pretrain.data.corpus import BLOCK, SCHEMA, CorpusSplit
 from pretrain.data.mixture import resolve
 from pretrain.data.order import Order
 from pretrain.data.packing import WindowPlanner
@@ -38,7 +38,7 @@ CORPORA = {"captions": (262_144, 27), "documents": (16_384, 500)}
 """Records, and tokens of a view on average: half as many to half as many again."""
 
 
-def write_corpus(folder: Path, records: int, mean: int) -> Split:
+def write_corpus(folder: Path, records: int, mean: int) -> CorpusSplit:
     """A source of pairs in shards of one block each."""
     draw = np.random.default_rng(records)
     shards = []
@@ -60,10 +60,14 @@ def write_corpus(folder: Path, records: int, mean: int) -> Split:
         shards.append({"file": f"{number:05d}.arrow", "records": count})
         with pa.ipc.new_file(str(folder / shards[-1]["file"]), SCHEMA) as writer:
             writer.write_batch(batch)
-    return Split(folder, [{"name": "made", "where": "", "files": [""], "mean_tokens": 2.0 * mean, "shards": shards}])
+    return CorpusSplit(
+        folder, [{"name": "made", "where": "", "files": [""], "mean_tokens": 2.0 * mean, "shards": shards}]
+    )
 
 
-def compare(split: Split, layout: Literal["conditional", "independent"], steps: int, few: int, repetitions: int) -> Any:
+def compare(
+    split: CorpusSplit, layout: Literal["conditional", "independent"], steps: int, few: int, repetitions: int
+) -> Any:
     """Rates of both ways."""
     branches = Branches(layout, eos=2, bos=1, predictors=(3,))
     planner = WindowPlanner(

@@ -25,11 +25,11 @@ import numpy as np
 from pretrain.config.data import MixtureStage
 from pretrain.data import corpus
 from pretrain.data.branches import Branches
-from pretrain.data.corpus import BLOCK, Split
+from pretrain.data.corpus import BLOCK, CorpusSplit
 from pretrain.data.mixture import resolve
 from pretrain.data.order import WINDOW, Order, random_keys
 from pretrain.data.packing import WindowPlanner
-from pretrain.data.schedule import Cursor, Row, Schedule
+from pretrain.data.schedule import Cursor, PackedRow, Schedule
 
 ROW_LENGTH, ROWS_PER_STEP, BLOCKS_PER_SHARD = 1024, 4096, 64
 SHARES = {"captions": 0.55, "questions": 0.3, "regexes": 0.15}
@@ -53,7 +53,7 @@ class MadeBlock(corpus._Block):
         self.__dict__ |= {"complete": np.ones(len(lengths), np.bool_), "num_bytes": 4 * lengths}
 
 
-class MadeSplit(Split):
+class MadeSplit(CorpusSplit):
     """The real index over blocks that are made when they are asked for."""
 
     def __init__(self, records: int) -> None:
@@ -182,7 +182,7 @@ def digests(step: Any) -> list[str]:
     return [hashlib.sha256(repr(_facts(row)).encode()).hexdigest()[:16] for row in rows]
 
 
-def _facts(row: Row) -> tuple[Any, ...]:
+def _facts(row: PackedRow) -> tuple[Any, ...]:
     arrays = (row.examples, row.pairs.wordings, row.branched)
     return (row.epoch, row.window, row.index, *(values.tolist() for values in arrays), row.group)
 

@@ -207,13 +207,13 @@ class FinetuneRun(Run):
             self.checkpoints.worth_keeping = done
         else:
             self.since_best += 1
-            self.enough = bool(stopping.patience) and self.since_best >= stopping.patience
-            if self.best is None and self.over(done):
+            self.should_stop = bool(stopping.patience) and self.since_best >= stopping.patience
+            if self.best is None and self.is_finished(done):
                 raise DiptychError(
                     f"stopping.metric: {stopping.metric} was a finite number in none of this run's evaluations, so no "
                     "checkpoint can be chosen by it; look at the losses, or name another metric"
                 )
-            if self.enough:
+            if self.should_stop:
                 self.monitor.say(
                     f"stopped early: {self.since_best} evaluations without a better {stopping.metric} than "
                     f"{self.best:.4f} of step {self.checkpoints.worth_keeping}"
@@ -223,25 +223,25 @@ class FinetuneRun(Run):
         """Those of pre-training, and the scores of the answers to validation examples. Collective."""
         return super().heldout_metrics(done) | (self._answer(done) if self.answered else {})
 
-    def facts(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, object]:
         """What a checkpoint stores besides: what it was trained for, and the choice so far."""
         task = self.settings.task
         choice = {"best": self.best, "since_best": self.since_best, "step": self.checkpoints.worth_keeping}
-        return super().facts() | {
-            "choice": choice | {"enough": self.enough},
+        return super().state_dict() | {
+            "choice": choice | {"enough": self.should_stop},
             "files": {RECIPE_FILE: Recipe(task.name, task.settings, task.style).text()},
             "stop_tokens": self.frame.stop,
         }
 
-    def recall(self, facts: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up the choice of checkpoint, unless it is one of another run's: only own ones can be exported."""
-        choice = facts.get("choice", {})
+        choice = state.get("choice", {})
         step = choice.get("step")
         if step is not None and not self.ranks.on_main(lambda: self.checkpoints.path(step).is_dir()):
             choice = {}
         self.best, self.since_best = choice.get("best"), choice.get("since_best", 0)
         self.checkpoints.worth_keeping = choice.get("step")
-        self.enough = bool(choice.get("enough"))
+        self.should_stop = bool(choice.get("enough"))
 
     def _answer(self, done: int) -> dict[str, float]:
         """Mean scores of greedy answers to validation examples after ``done`` steps. Collective.

@@ -207,7 +207,7 @@ class ProbingRun:
 
 
 def _no_first_token(model: ProbedModel) -> str:
-    return "reads from left to right" if model.way.causal else "has no token before its texts"
+    return "reads from left to right" if model.mode.causal else "has no token before its texts"
 
 
 def _set_facts(labelled: LabelledSet, overlaps: tuple[str, ...]) -> SetFacts:

@@ -15,7 +15,7 @@ from pretrain.config.sections import Config
 from pretrain.data.tokenizer import load
 from pretrain.engine.config import zero_settings
 from pretrain.footprint.load import Load, Sizes, measure_sizes
-from pretrain.footprint.trace import Request
+from pretrain.footprint.trace import TraceRequest
 from pretrain.model.build import ParameterCounts, choose_attention, count_parameters, hf_config
 from pretrain.runtime.errors import DiptychError
 
@@ -137,7 +137,7 @@ def make_job(config: Config, machines: Machines, *, corpus: Path | None = None, 
         dtype=dtype,
         shape=model.sizes.shape,
     )
-    request = Request(
+    request = TraceRequest(
         rows=micro,
         row_length=config.packing.row_length,
         labels=max(1, int(micro * config.packing.row_length * data.labelled)),

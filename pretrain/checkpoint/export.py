@@ -158,27 +158,27 @@ def _tokenizer_class(folder: Path, *, trusted: bool) -> str:
 
 def model_card(state: RunState, difference: float, tokenizer_class: str, *, older: bool = True) -> str:
     """The README of an exported model; ``older``: transformers 4 reads its config as transformers 5 does."""
-    identity, facts = state.identity, state.extra
+    identity, extra = state.identity, state.extra
     objective = "\n".join(
         f"- `{key}`: {value}" for key, value in identity.items() if key.startswith(("objective.", "packing."))
     )
-    figures = dict(facts.get("evaluation", {}))
+    figures = dict(extra.get("evaluation", {}))
     evaluated = f" after step {figures.pop('step', state.step):,}" if figures else ""
     evaluation = "\n".join(f"- `{name}`: {value:.4f}" for name, value in figures.items())
     plain, base = not identity.get("objective.lambda"), identity.get("model.path")
     start = f"from `{Path(base).name}`" if base else "**from scratch**"
     start += f" (LoRA of rank {identity['model.lora.rank']}, merged)" if identity.get("model.lora.rank") else ""
     losses = "next-token loss" if plain else "next-token loss and embedding prediction (arXiv 2509.14252)"
-    data = "\n".join(f"- {line}" for line in facts.get("data", []))
+    data = "\n".join(f"- {line}" for line in extra.get("data", []))
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [diptych, llm-jepa]
 ---
 
-# {facts.get("name", "model")}
+# {extra.get("name", "model")}
 
-A {state.model["model_type"]} language model with {facts.get("parameters", 0):,} parameters, trained {start}
+A {state.model["model_type"]} language model with {extra.get("parameters", 0):,} parameters, trained {start}
 with Diptych {__version__} on multi-view text: {losses}.
 
 ```python
@@ -190,7 +190,7 @@ tokenizer = {tokenizer_class}.from_pretrained("PATH")
 
 {_written_by(state.model["model_type"], older)}
 
-The tokenizer puts `{facts.get("bos", "")}` before a text, as in training. The embedding of a text is the last hidden
+The tokenizer puts `{extra.get("bos", "")}` before a text, as in training. The embedding of a text is the last hidden
 state (after the final norm) at its last token.
 
 ## Data

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pretrain.data.branches import Branches, IntArray, TokenArray, Trees
-from pretrain.data.corpus import Split, concatenate
+from pretrain.data.corpus import CorpusSplit, concatenate
 from pretrain.data.schedule import MicroBatch
 
 
@@ -71,7 +71,7 @@ class Batch:
 class BatchBuilder:
     """Lays out rows of one split."""
 
-    def __init__(self, split: Split, branches: Branches, row_length: int, pad: int) -> None:
+    def __init__(self, split: CorpusSplit, branches: Branches, row_length: int, pad: int) -> None:
         self.split = split
         self.branches = branches
         self.row_length = row_length

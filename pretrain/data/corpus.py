@@ -104,7 +104,7 @@ def _no_pairs(count: int) -> Pairs:
     return Pairs(numbers[0], numbers[1], np.empty(shape, np.bool_), numbers[2], numbers[3])
 
 
-class Split:
+class CorpusSplit:
     """One split of a corpus: records numbered through all sources, in the order of the config.
 
     Attributes:
@@ -309,8 +309,8 @@ class Corpus:
 
     folder: Path
     manifest: Mapping[str, Any]
-    train: Split
-    heldout: Split
+    train: CorpusSplit
+    heldout: CorpusSplit
     seen: Mapping[str, tuple[int, int]]
 
     @property
@@ -355,7 +355,7 @@ def read_corpus(folder: Path) -> Corpus:
     if manifest is None:
         raise DiptychError(f"{folder}: holds no prepared corpus (no manifest.json); run python -m pretrain.prepare")
     seen = check_files(folder, manifest)
-    splits = {name: Split(folder, split_entries(manifest, name)) for name in ("train", "heldout")}
+    splits = {name: CorpusSplit(folder, split_entries(manifest, name)) for name in ("train", "heldout")}
     return Corpus(folder, manifest, splits["train"], splits["heldout"], seen)
 
 
@@ -380,7 +380,7 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 
 def split_entries(manifest: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
-    """What :class:`Split` needs to know of each source that has records in a split."""
+    """What :class:`CorpusSplit` needs to know of each source that has records in a split."""
     return [
         {
             "name": source["name"],

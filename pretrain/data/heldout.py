@@ -7,13 +7,13 @@ import numpy as np
 from pretrain.config.sections import Config
 from pretrain.data.batch import BatchBuilder
 from pretrain.data.branches import Branches, IntArray
-from pretrain.data.corpus import Split
+from pretrain.data.corpus import CorpusSplit
 from pretrain.data.order import random_keys
 from pretrain.data.packing import PackingPlan, pack
 
 
 def heldout_rows(
-    config: Config, split: Split, records: IntArray, branches: Branches, pad: int, purpose: str
+    config: Config, split: CorpusSplit, records: IntArray, branches: Branches, pad: int, purpose: str
 ) -> tuple[BatchBuilder, PackingPlan]:
     """Held-out records with all their branches, in rows whose order the purpose decides and no run's seed.
 

@@ -13,7 +13,7 @@ from pretrain.runtime.errors import DiptychError
 from pretrain.runtime.suggestions import suggestion
 
 
-class Source(Protocol):
+class MixtureSource(Protocol):
     """What a mixture needs to know of a source; :class:`pretrain.data.corpus.SourceSpan` is one."""
 
     @property
@@ -42,7 +42,7 @@ class Mix:
         counts: For each stage the records it takes of each source.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[MixtureSource, ...]
     counts: tuple[tuple[int, ...], ...]
 
     @property
@@ -86,7 +86,7 @@ class Mix:
         return lines
 
 
-def resolve(stages: Sequence[MixtureStage], sources: Sequence[Source], repeat: bool) -> Mix:
+def resolve(stages: Sequence[MixtureStage], sources: Sequence[MixtureSource], repeat: bool) -> Mix:
     """Turns shares of tokens into numbers of records.
 
     Args:
@@ -114,7 +114,7 @@ def resolve(stages: Sequence[MixtureStage], sources: Sequence[Source], repeat: b
 
 def _check_room(
     stages: Sequence[MixtureStage],
-    sources: Sequence[Source],
+    sources: Sequence[MixtureSource],
     exact: list[list[float]],
     counts: tuple[tuple[int, ...], ...],
 ) -> None:

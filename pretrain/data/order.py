@@ -27,7 +27,7 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
-class Drawn:
+class WindowRecords:
     """The records of a window, sorted by source and block.
 
     Attributes:
@@ -75,7 +75,7 @@ class Order:
         """Windows of an epoch."""
         return self._first_windows[-1]
 
-    def window(self, epoch: int, window: int) -> Drawn:
+    def window(self, epoch: int, window: int) -> WindowRecords:
         """The records of one window of an epoch."""
         records, keys = [], []
         in_epoch = self._before[-1]
@@ -89,7 +89,9 @@ class Order:
                 records.append(chosen + span.first)
                 keys.append(keys_of(self.seed, f"pair of source {source}", number, chosen))
                 place += taken
-        return Drawn(np.concatenate([np.zeros(0, np.int64), *records]), np.concatenate([np.zeros(0, np.uint64), *keys]))
+        return WindowRecords(
+            np.concatenate([np.zeros(0, np.int64), *records]), np.concatenate([np.zeros(0, np.uint64), *keys])
+        )
 
     def shuffle(self, epoch: int, window: int, count: int) -> IntArray:
         """The order in which the ``count`` records of a window are trained on: places in :meth:`window`'s arrays."""

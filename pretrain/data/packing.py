@@ -12,7 +12,7 @@ import numpy as np
 
 from pretrain.data.branches import BoolArray, Branches, IntArray
 from pretrain.data.corpus import Pairs
-from pretrain.data.order import Drawn, KeyArray, Order, next_keys, random_keys, shuffled, sorted_places
+from pretrain.data.order import KeyArray, Order, WindowRecords, next_keys, random_keys, shuffled, sorted_places
 from pretrain.runtime.errors import DiptychError
 
 
@@ -70,7 +70,7 @@ class OneWindow:
 
 
 class PairsOfRecords(Protocol):
-    """What planning needs of a :class:`pretrain.data.corpus.Split`."""
+    """What planning needs of a :class:`pretrain.data.corpus.CorpusSplit`."""
 
     def pairs(self, records: IntArray, keys: KeyArray | None = None) -> Pairs:
         """The pair that each record gives."""
@@ -140,7 +140,7 @@ class WindowPlanner:
         room = _room(self.branches, pairs, branched, self.reserve_branches)
         return count_rows(np.bincount(room), self.row_length)
 
-    def _examples(self, epoch: int, window: int) -> tuple[Drawn, Pairs, BoolArray]:
+    def _examples(self, epoch: int, window: int) -> tuple[WindowRecords, Pairs, BoolArray]:
         drawn = self.order.window(epoch, window)
         pairs = self.split.pairs(drawn.records, drawn.keys)
         branched = np.full(len(drawn.records), self.branched)

@@ -52,7 +52,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class PackedRow:
     """One row of the stream.
 
     Attributes:
@@ -85,7 +85,7 @@ class MicroBatch:
         pair_capacity: Most branched pairs that any rank has here.
     """
 
-    rows: tuple[Row | None, ...]
+    rows: tuple[PackedRow | None, ...]
     label_capacity: int
     pair_capacity: int
 
@@ -201,7 +201,7 @@ class Schedule:
         """The rows of one step and this rank's share of them."""
         places = self.accumulation * self.world_size * self.micro_batch_rows
         labels, pairs, branched, tokens = np.zeros((4, places), dtype=np.int64)
-        own: list[Row | None] = []
+        own: list[PackedRow | None] = []
         window, number = self._locate(index * self.rows_per_step)
         place = 0
         while place < self.rows_per_step:
@@ -237,10 +237,10 @@ class Schedule:
             int(tokens.sum()),
         )
 
-    def _row(self, window: int, index: int, place: int) -> Row:
+    def _row(self, window: int, index: int, place: int) -> PackedRow:
         examples, pairs, branched = self.plan(window).row(index)
         epoch, number = divmod(window, self._num_windows)
-        return Row(epoch, number, index, examples, pairs, branched, place // self.group_rows)
+        return PackedRow(epoch, number, index, examples, pairs, branched, place // self.group_rows)
 
     def _loads(self, counts: IntArray) -> IntArray:
         """Largest sum over ranks for each micro-batch."""

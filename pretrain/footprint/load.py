@@ -10,14 +10,14 @@ from torch import nn
 
 from pretrain.config.model import LoraConfig
 from pretrain.config.sections import Config
-from pretrain.footprint.trace import Request, Trace, trace
+from pretrain.footprint.trace import Trace, TraceRequest, trace
 from pretrain.model.blocks import Shape, shape
 from pretrain.model.build import ParameterCounts
 from pretrain.model.initialization import meta_model
 from pretrain.model.lora import add_lora
 
 # The planner's search for what fits asks for the same again and again.
-_TRACES: dict[tuple[str, Request], Trace] = {}
+_TRACES: dict[tuple[str, TraceRequest], Trace] = {}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Load:
     on_cpu: bool
     accumulation: int
     zero: Any
-    request: Request
+    request: TraceRequest
 
     @property
     def small(self) -> int:

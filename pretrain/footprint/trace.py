@@ -30,7 +30,7 @@ _NO_LORA = LoraConfig()
 
 
 @dataclass(frozen=True)
-class Request:
+class TraceRequest:
     """What is traced.
 
     Attributes:
@@ -80,7 +80,7 @@ class Trace:
     operators: int
 
 
-def trace(hf_config: Any, request: Request) -> Trace:
+def trace(hf_config: Any, request: TraceRequest) -> Trace:
     """Traces the training of a micro-batch.
 
     Raises:
@@ -97,7 +97,7 @@ def trace(hf_config: Any, request: Request) -> Trace:
     return Trace(head=three.head, block=three.block, embedding=three.embedding, **grown)
 
 
-def _shallow(hf_config: Any, blocks: int, request: Request) -> BranchNetwork:
+def _shallow(hf_config: Any, blocks: int, request: TraceRequest) -> BranchNetwork:
     """The network with so many blocks, without values."""
     config = copy.deepcopy(hf_config)
     config.num_hidden_layers = blocks
@@ -113,7 +113,7 @@ def _shallow(hf_config: Any, blocks: int, request: Request) -> BranchNetwork:
     return BranchNetwork(lm, request.loss_chunk_tokens).train()
 
 
-def empty_batch(request: Request, device: str = "meta") -> Batch:
+def empty_batch(request: TraceRequest, device: str = "meta") -> Batch:
     """A batch of the asked size; on the meta device it has no values, elsewhere every row is one segment."""
     shape = (request.rows, request.row_length)
 
@@ -139,7 +139,7 @@ def empty_batch(request: Request, device: str = "meta") -> Batch:
     )
 
 
-def trace_network(network: BranchNetwork, request: Request) -> Trace:
+def trace_network(network: BranchNetwork, request: TraceRequest) -> Trace:
     """Traces a network on the meta device, without extrapolation."""
     with without_arithmetic():
         try:

@@ -7,7 +7,7 @@ import numpy as np
 
 from pretrain.config.sections import Config
 from pretrain.data.branches import Branches
-from pretrain.data.corpus import Corpus, Split
+from pretrain.data.corpus import Corpus, CorpusSplit
 from pretrain.data.heldout import heldout_rows
 from pretrain.data.order import sample
 from pretrain.data.packing import OneWindow
@@ -61,7 +61,7 @@ class Prober:
         )
         self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
 
-    def _find_copies(self, split: Split, tokenizer: Tokenizer) -> "Copies":
+    def _find_copies(self, split: CorpusSplit, tokenizer: Tokenizer) -> "Copies":
         from pretrain.probing.copies import find_copies
 
         first_views = [split.views(record)[0].tokens for record in self.labels]

@@ -20,7 +20,7 @@ from pretrain.engine.config import zero_settings
 from pretrain.engine.learning_rate import warmup_notes
 from pretrain.footprint.load import Load, measure_sizes
 from pretrain.footprint.states import model_states, moments
-from pretrain.footprint.trace import Request
+from pretrain.footprint.trace import TraceRequest
 from pretrain.model.build import choose_attention, training_flops
 from pretrain.model.sizes import small_config
 from pretrain.model.trial import try_model
@@ -177,7 +177,7 @@ def _load_of_rank(parts: Parts, labels_per_row: int) -> Load:
         on_cpu=device == "cpu",
         accumulation=schedule.accumulation,
         zero=zero,
-        request=Request(
+        request=TraceRequest(
             rows=micro,
             row_length=config.packing.row_length,
             labels=max(1, micro * labels_per_row),

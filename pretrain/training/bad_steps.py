@@ -40,21 +40,21 @@ class BadSteps:
         self._path = folder / "bad_steps.jsonl"
         self._losses: deque[float] = deque(maxlen=WINDOW)
 
-    def recall(self, facts: Mapping[str, Any], ranks: Ranks) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], ranks: Ranks) -> None:
         """Takes up what the run knows at the checkpoint that it goes on from. Collective.
 
         Steps that were left out after that checkpoint are known as well: from the run folder, or from before.
 
         Args:
-            facts: What :meth:`facts` gave to the checkpoint; empty: there is none.
+            state: What :meth:`state_dict` gave to the checkpoint; empty: there is none.
             ranks: All ranks.
         """
-        self._losses = deque(facts.get("losses", ()), maxlen=WINDOW)
-        self.left_out |= {int(index): reason for index, reason in facts.get("left_out", ())}
+        self._losses = deque(state.get("losses", ()), maxlen=WINDOW)
+        self.left_out |= {int(index): reason for index, reason in state.get("left_out", ())}
         self.left_out |= ranks.on_main(self._read)
 
-    def facts(self) -> dict[str, object]:
-        """What a checkpoint stores, for :meth:`recall`."""
+    def state_dict(self) -> dict[str, object]:
+        """What a checkpoint stores, for :meth:`load_state_dict`."""
         return {"left_out": sorted(self.left_out.items()), "losses": list(self._losses)}
 
     def verdict(self, loss: float) -> str | None:

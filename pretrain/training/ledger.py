@@ -13,7 +13,7 @@ from pretrain.data.schedule import Step
 from pretrain.runtime.distributed import Ranks
 
 RowName = tuple[int, int, int]
-"""Epoch, window and index of a row (:class:`pretrain.data.schedule.Row`)."""
+"""Epoch, window and index of a row (:class:`pretrain.data.schedule.PackedRow`)."""
 
 
 def open_ledger(folder: Path, first_step: int, ranks: Ranks) -> "Ledger":

@@ -85,7 +85,7 @@ class StepSums:
         return sum((Totals(*row) for row in rows), Totals())
 
 
-class Progress:
+class RunningTotals:
     """Totals of the run and of the interval since the last log line, with the time spent training."""
 
     def __init__(self, label_tokens: int = 0, tokens: int = 0) -> None:

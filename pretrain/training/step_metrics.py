@@ -4,11 +4,11 @@ from pretrain.data.schedule import Step
 from pretrain.model.build import training_flops
 from pretrain.training.assemble import Parts
 from pretrain.training.monitor import memory_gib, peak_flops
-from pretrain.training.progress import Progress
+from pretrain.training.progress import RunningTotals
 
 
 def step_metrics(
-    parts: Parts, progress: Progress, step: Step, *, learning_rate: float, grad_norm: float
+    parts: Parts, progress: RunningTotals, step: Step, *, learning_rate: float, grad_norm: float
 ) -> dict[str, float]:
     """Means and speeds since the last call; ``step`` is the last one done."""
     totals, seconds, steps = progress.take()

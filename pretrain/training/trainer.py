@@ -40,7 +40,7 @@ from pretrain.training.introduction import introduction
 from pretrain.training.ledger import open_ledger
 from pretrain.training.monitor import Monitor
 from pretrain.training.profiling import StepProfiler, waiting_for_data
-from pretrain.training.progress import Progress, StepSums
+from pretrain.training.progress import RunningTotals, StepSums
 from pretrain.training.resumption import choose_checkpoint
 from pretrain.training.run_folder import check_run_folder, claim_run_folder, describe_run
 from pretrain.training.step_metrics import step_metrics
@@ -55,13 +55,13 @@ def pretrain(config: Config, ranks: Ranks) -> Path:
     return train(config, ranks, Run)
 
 
-def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Run]") -> Path:
+def train(config: Config, ranks: Ranks, run_factory: "Callable[[Any, Corpus, Ranks], Run]") -> Path:
     """Runs a config of any stage to its end. Collective.
 
     Args:
         config: The stage's config.
         ranks: All ranks.
-        kind: How the stage differs from pre-training.
+        run_factory: Makes the run of the stage: :class:`Run` or a subclass.
 
     Returns:
         The Hugging Face folder of the trained model.
@@ -72,15 +72,15 @@ def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Ru
     corpus = ranks.agree(lambda: read_corpus(folder))
     if ranks.on_main(lambda: config.run.folder.exists()):  # early where it can be; a mistake leaves no folder behind
         ranks.on_main(lambda: claim_run_folder(config))
-    run = kind(config, corpus, ranks)
+    run = run_factory(config, corpus, ranks)
     note = ranks.on_main(lambda: claim_run_folder(config))
     done = run.resume_or_start()
     with closing(run.monitor), closing(run.watchdog), run.watchdog.traced(), preemption.kept():
         if note:
             run.monitor.say(note)
-        run.settle(done)
+        run.run_due_events(done)
         steps = run.batches(done)
-        while not run.over(done):
+        while not run.is_finished(done):
             run.step_started = time.perf_counter()  # so that waiting for data counts
             before = done
             with run.profiler.step(done + 1):
@@ -91,8 +91,8 @@ def train(config: Config, ranks: Ranks, kind: "Callable[[Any, Corpus, Ranks], Ru
                 steps.close()
                 steps = run.batches(done)
             if run.asked_to_stop:
-                run.stop_to_go_on(done)
-            run.settle(done)
+                run.save_and_requeue(done)
+            run.run_due_events(done)
         return run.finish()
 
 
@@ -100,13 +100,13 @@ class Run:
     """The parts of a run and what each stage of it does with them.
 
     Attributes:
-        enough: Set by an evaluation after which the run need not go on.
-        settled: Whether evaluation, probe and checkpoint that were due after the last step are done.
+        should_stop: Set by an evaluation after which the run need not go on.
+        events_done: Whether evaluation, probe and checkpoint that were due after the last step are done.
         asked_to_stop: Set by a step during which some rank was told to stop.
     """
 
-    enough = False
-    settled = False
+    should_stop = False
+    events_done = False
     asked_to_stop = False
 
     def __init__(self, config: Config, corpus: Corpus, ranks: Ranks) -> None:
@@ -120,7 +120,7 @@ class Run:
         self.prober = Prober(config, corpus, parts.tokenizer, parts.branches, ranks) if config.probe.every else None
         self.checkpoints = Checkpoints(config.run.folder / "checkpoints", config.checkpoint, ranks)
         self.bad_steps = BadSteps(config.train, config.run.folder)
-        self.progress = Progress()
+        self.progress = RunningTotals()
         self.grad_norm = math.nan
         self.step_started = 0.0
         self.evaluated: dict[str, float] = {}
@@ -137,9 +137,9 @@ class Run:
         self.origin = found.origin
         first = 0
         if found.path is not None and found.state is not None:
-            first = self.go_on_from(found.path, found.state)
+            first = self.resume_from(found.path, found.state)
         else:
-            self.bad_steps.recall({}, ranks)
+            self.bad_steps.load_state_dict({}, ranks)
         ranks.agree(lambda: describe_run(config, self.corpus.folder / "tokenizer", first) if ranks.is_main else None)
         ranks.on_main(lambda: self.checkpoints.check_room(self.parts.counts.trained))
         self.monitor = ranks.agree(
@@ -155,21 +155,21 @@ class Run:
         self.schedule.start_from(self.cursor)
         return first
 
-    def go_on_from(self, path: Path, state: RunState) -> int:
+    def resume_from(self, path: Path, state: RunState) -> int:
         """Takes up a checkpoint; returns the number of steps done. Collective."""
         restore(path, self.engine, state)
         check_canary(self.engine, read_canary(path), state.dtype, self.ranks.device)
         self.checkpoint = path
-        self.progress = Progress(state.label_tokens, state.tokens)
+        self.progress = RunningTotals(state.label_tokens, state.tokens)
         self.evaluated = dict(state.extra.get("evaluation", {}))
-        self.settled = bool(state.extra.get("settled", True))
-        self.bad_steps.recall(state.extra.get("bad_steps", {}), self.ranks)
-        self.recall(state.extra)
+        self.events_done = bool(state.extra.get("settled", True))
+        self.bad_steps.load_state_dict(state.extra.get("bad_steps", {}), self.ranks)
+        self.load_state_dict(state.extra)
         self.cursor = Cursor(**state.cursor)
         return state.step
 
-    def recall(self, facts: Mapping[str, Any]) -> None:
-        """Takes up what :meth:`facts` stored in the checkpoint that the run goes on from."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what :meth:`state_dict` stored in the checkpoint that the run goes on from."""
 
     def batches(self, first: int) -> Generator[tuple[Step, list[Batch]], None, None]:
         """Steps from ``first`` on with this rank's micro-batches."""
@@ -185,7 +185,7 @@ class Run:
         config, ranks, engine = self.config, self.ranks, self.engine
         if why := self.bad_steps.left_out.get(step.index):
             self.monitor.say(f"step {step.index + 1}: left out again ({why})")
-            return self.pass_over(step)
+            return self.skip_step(step)
         self.watchdog.beat(f"step {step.index + 1}", patience=1 if self.progress.warm else 3)
         torch.manual_seed(_seed(config.run.seed, step.index, ranks.rank))
         rate = config.optimizer.lr * set_learning_rate(engine, config.optimizer, step.index, self.num_steps)
@@ -214,7 +214,7 @@ class Run:
         if self.ledger:
             self.ledger.add(step)
         self.grad_norm = grad_norm
-        self.settled = False
+        self.events_done = False
         if totals.saved == ranks.world_size:
             self.complete_save()
         self.cursor = step.cursor
@@ -266,7 +266,7 @@ class Run:
         if policy == "rollback" and (first := self.roll_back(done, why)) is not None:
             return first
         self.monitor.say(f"step {done}: {why}; left out, its rows are in {folder / 'bad_steps.jsonl'}")
-        return self.pass_over(step)
+        return self.skip_step(step)
 
     def roll_back(self, done: int, why: str) -> int | None:
         """Goes back to the last checkpoint; returns the number of steps done there, None without any. Collective."""
@@ -276,45 +276,45 @@ class Run:
             self.monitor.say(line)
         if not (path := path or self.checkpoint):
             return None
-        first = self.go_on_from(path, read_state(path))
+        first = self.resume_from(path, read_state(path))
         self.monitor.say(f"step {done}: {why}; back to step {first}, from where it is left out")
         self.ranks.agree(lambda: self.monitor.go_back(first))
         if self.ledger:
             self.ledger = open_ledger(self.config.run.folder / "ledger", first, self.ranks)
         return first
 
-    def pass_over(self, step: Step) -> int:
+    def skip_step(self, step: Step) -> int:
         """Counts a step that is left out as done."""
-        self.settled = False
+        self.events_done = False
         self.cursor = step.cursor
         self.monitor.advance()
         return step.index + 1
 
-    def over(self, done: int) -> bool:
+    def is_finished(self, done: int) -> bool:
         """Whether ``done`` steps are all."""
-        return done == self.num_steps or self.enough
+        return done == self.num_steps or self.should_stop
 
-    def settle(self, done: int) -> None:
+    def run_due_events(self, done: int) -> None:
         """Evaluation, probe and checkpoint where they are due after ``done`` steps. Collective."""
-        if self.settled:
+        if self.events_done:
             return
         config = self.config
         try:
-            if (self.over(done) or done % config.evaluation.every == 0) and self.evaluated.get("step") != done:
+            if (self.is_finished(done) or done % config.evaluation.every == 0) and self.evaluated.get("step") != done:
                 self.watchdog.beat(f"evaluation after step {done}", patience=3)
                 self.evaluate(done)
-            if self.prober and (self.over(done) or done % config.probe.every == 0):
+            if self.prober and (self.is_finished(done) or done % config.probe.every == 0):
                 self.watchdog.beat(f"probe after step {done}", patience=3)
                 self.probe(done)
         except Preempted:  # on all ranks: what is not done yet is done by the next start
-            self.stop_to_go_on(done)
-        self.settled = True
-        due = self.over(done) or self.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0
+            self.save_and_requeue(done)
+        self.events_done = True
+        due = self.is_finished(done) or self.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0
         if done and due:
-            self.save(done, wait=self.over(done))
+            self.save(done, wait=self.is_finished(done))
         self.watchdog.beat(f"waiting for the data of step {done + 1}")
 
-    def stop_to_go_on(self, done: int) -> NoReturn:
+    def save_and_requeue(self, done: int) -> NoReturn:
         """Saves what a later start goes on from. Collective.
 
         Raises:
@@ -371,7 +371,7 @@ class Run:
             data_fingerprint=self.corpus.fingerprint,
             model=self.parts.hf_config.to_dict(),
             dtype=str(self.parts.dtype).removeprefix("torch."),
-            extra=self.facts(),
+            extra=self.state_dict(),
             cursor=asdict(self.cursor),
         )
         first_view = self.corpus.heldout.views(0)[0]
@@ -417,8 +417,8 @@ class Run:
         self.monitor.say(f"model: {out} (open it with AutoModelForCausalLM.from_pretrained)")
         return out
 
-    def facts(self) -> dict[str, object]:
-        """What a checkpoint stores besides, for the model card and for :meth:`recall`."""
+    def state_dict(self) -> dict[str, object]:
+        """What a checkpoint stores besides, for the model card and for :meth:`load_state_dict`."""
         splits = self.corpus.manifest["splits"]
         paths = [Path(span.where).name for span in self.corpus.train.sources]
         return {
@@ -426,9 +426,9 @@ class Run:
             "parameters": self.parts.counts.total,
             "bos": self.tokenizer.hf.bos_token,
             "evaluation": self.evaluated,
-            "settled": self.settled,
+            "settled": self.events_done,
             "origin": self.origin,
-            "bad_steps": self.bad_steps.facts(),
+            "bad_steps": self.bad_steps.state_dict(),
             "lora_rows": self.parts.lora_rows,
             "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],
         }

@@ -196,7 +196,7 @@ class _Job:
                 tokens, read = self._tokens(self.texts[start : start + size])
                 cut |= {start + text: characters for text, characters in read.items()}
                 lengths = np.array([len(ids) + len(self.appended) for ids in tokens], dtype=np.int64)
-                batches = make_batches(lengths, self.batch_tokens, self.model.way.longest_packed)
+                batches = make_batches(lengths, self.batch_tokens, self.model.mode.longest_packed)
                 own = batches[ranks.rank :: ranks.world_size]
                 values = room[: layers * poolings * len(tokens) * width].reshape(layers, poolings, len(tokens), width)
                 numbers = ranks.agree(lambda: self._compute(own, tokens, values, workers, bar), long=True)  # noqa: B023
@@ -245,7 +245,7 @@ class _Job:
     def _pooled(self, base: Any, rows: Rows) -> FloatArray:
         model = self.model
         try:
-            states: FloatArray = pooled(base, rows, model.way, self.poolings).cpu().numpy()
+            states: FloatArray = pooled(base, rows, model.mode, self.poolings).cpu().numpy()
         except torch.OutOfMemoryError:
             raise DiptychError(
                 f"{model.name}: out of memory on the device at {rows.ids.numel():,} tokens; lower --batch-tokens"
@@ -281,7 +281,7 @@ def _checked_poolings(model: ProbedModel, poolings: Sequence[str]) -> tuple[str,
         if pooling not in POOLINGS:
             raise DiptychError(f"pooling: {pooling!r}; expected one of {', '.join(POOLINGS)}")
     if "cls" in poolings and "cls" not in model.poolings:
-        why = "reads from left to right" if model.way.causal else "has no token before its texts"
+        why = "reads from left to right" if model.mode.causal else "has no token before its texts"
         raise DiptychError(f"{model.name}: {why}, so no first token stands for a text: leave the pooling cls out")
     if "pred" in poolings and not model.predictors:
         raise DiptychError(

@@ -1,6 +1,6 @@
-"""One forward pass of a base model over rows of texts, in the way that the model was found to get right.
+"""One forward pass of a base model over rows of texts, in a mode that was tested to be exact for the model.
 
-Which way that is, is tried once when a model is opened: texts that share a row must give what they give alone, and the
+The mode is chosen once, when a model is opened: texts that share a row must give what they give alone, and the
 states that blocks are given must be those that the model itself reports. A model with code of its own, a recurrent
 state or relative positions made from a 2-D mask then gets one text per row, and its reported states are pooled.
 """
@@ -22,7 +22,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 
 
 @dataclass(frozen=True)
-class Way:
+class ForwardMode:
     """How a model is run.
 
     Attributes:
@@ -40,32 +40,32 @@ class Way:
     width: int
 
 
-def pooled(base: Any, rows: Rows, way: Way, poolings: Sequence[str]) -> Tensor:
+def pooled(base: Any, rows: Rows, mode: ForwardMode, poolings: Sequence[str]) -> Tensor:
     """Runs the base model once.
 
     Args:
         base: A Hugging Face base model, in evaluation mode.
         rows: The texts.
-        way: From :func:`find_way`.
+        mode: From :func:`find_forward_mode`.
         poolings: Of :data:`probes.encoding.pooling.POOLINGS`.
 
     Returns:
         Float32, shape [layers, poolings, texts, width], on the model's device; texts as ``rows`` numbers them.
     """
     device = base.get_input_embeddings().weight.device
-    pooler = Pooler(rows, poolings, way.layers, way.width, device)
-    if way.hooked:
+    pooler = Pooler(rows, poolings, mode.layers, mode.width, device)
+    if mode.hooked:
         with watching(blocks_of(base) or (), pooler.add):
-            output = _run(base, rows, way, device)
+            output = _run(base, rows, mode, device)
     else:
-        output = _run(base, rows, way, device, output_hidden_states=True)
+        output = _run(base, rows, mode, device, output_hidden_states=True)
         for layer, states in enumerate(output.hidden_states[:-1]):
             pooler.add(layer, states)
-    pooler.add(way.layers - 1, _last(output))
+    pooler.add(mode.layers - 1, _last(output))
     return pooler.values
 
 
-def find_way(base: Any, vocabulary: int) -> tuple[Way, tuple[str, ...]]:
+def find_forward_mode(base: Any, vocabulary: int) -> tuple[ForwardMode, tuple[str, ...]]:
     """Finds out how a model is to be run, by running it on a few ids.
 
     Args:
@@ -73,7 +73,7 @@ def find_way(base: Any, vocabulary: int) -> tuple[Way, tuple[str, ...]]:
         vocabulary: Ids are below this number.
 
     Returns:
-        The way, and notes for people.
+        The mode, and notes for people.
 
     Raises:
         DiptychError: It cannot be run at all, or reports no hidden states.
@@ -87,23 +87,23 @@ def find_way(base: Any, vocabulary: int) -> tuple[Way, tuple[str, ...]]:
         rows = lay_out(alone, tokens, ())
         with torch.inference_mode():
             device = base.get_input_embeddings().weight.device
-            states = _run(base, rows, Way(0, True, False, 0, 0), device, True).hidden_states
+            states = _run(base, rows, ForwardMode(0, True, False, 0, 0), device, True).hidden_states
             causal = _is_causal(base, tokens, vocabulary, states, device)
-            reported = Way(0, causal, False, len(states), states[-1].shape[-1])
+            reported = ForwardMode(0, causal, False, len(states), states[-1].shape[-1])
             expected = pooled(base, rows, reported, every)
     except Exception as error:  # transformers and remote code raise all kinds
         message = " ".join(str(error).split())[:300]
         raise DiptychError(f"model: {type(base).__name__} gives no hidden states: {message}") from error
-    way, notes = reported, []
+    mode, notes = reported, []
     if _gives(base, rows, hooked := replace(reported, hooked=True), every, expected):
-        way = hooked
+        mode = hooked
     window = _window(base)
-    packed = replace(way, longest_packed=window)
+    packed = replace(mode, longest_packed=window)
     together = lay_out([[0, 1], [2]], tokens, ())
     if window >= max(_TRIAL) and _gives(base, together, packed, every, expected):
         return packed, ()
     notes.append("one text per row: the model does not keep texts apart that share one")
-    return way, tuple(notes)
+    return mode, tuple(notes)
 
 
 def _is_causal(
@@ -112,7 +112,7 @@ def _is_causal(
     """Whether another last token of the first text leaves the states before it as they are."""
     *first, last = tokens[0]
     other = [*first, (last + 1) % vocabulary]
-    changed = _run(base, lay_out([[0]], [other], ()), Way(0, True, False, 0, 0), device, True).hidden_states
+    changed = _run(base, lay_out([[0]], [other], ()), ForwardMode(0, True, False, 0, 0), device, True).hidden_states
     return all(
         torch.allclose(
             new[0, : len(first)],
@@ -124,11 +124,11 @@ def _is_causal(
     )
 
 
-def _gives(base: Any, rows: Rows, way: Way, poolings: Sequence[str], expected: Tensor) -> bool:
+def _gives(base: Any, rows: Rows, mode: ForwardMode, poolings: Sequence[str], expected: Tensor) -> bool:
     try:
         with torch.inference_mode():
-            found = pooled(base, rows, way, poolings)
-    except Exception:  # it cannot be run this way
+            found = pooled(base, rows, mode, poolings)
+    except Exception:  # it cannot be run in this mode
         return False
     scale = float(expected.nan_to_num().abs().max())
     return torch.allclose(found, expected, rtol=0, atol=_TOLERANCE[base.dtype] * scale, equal_nan=True)
@@ -143,18 +143,18 @@ def _window(base: Any) -> int:
     return min((limit for limit in limits if isinstance(limit, int)), default=2**31)
 
 
-def _run(base: Any, rows: Rows, way: Way, device: torch.device, output_hidden_states: bool = False) -> Any:
+def _run(base: Any, rows: Rows, mode: ForwardMode, device: torch.device, output_hidden_states: bool = False) -> Any:
     given: dict[str, Any] = {"input_ids": rows.ids.to(device), "use_cache": False, "return_dict": True}
     if output_hidden_states:
         given["output_hidden_states"] = True
-    if way.longest_packed and not rows.single:
+    if mode.longest_packed and not rows.single:
         segments = rows.segments.to(device)
-        mask = dense_mask(segments, segments) if way.causal else segments[:, None, :, None] == segments[:, None, None]
+        mask = dense_mask(segments, segments) if mode.causal else segments[:, None, :, None] == segments[:, None, None]
         if base.config._attn_implementation == "eager":  # which adds its mask, also a boolean one
             mask = torch.zeros_like(mask, dtype=base.dtype).masked_fill(~mask, torch.finfo(base.dtype).min)
         # A mask of our own and use_cache=False: otherwise transformers guesses the packing.
         given |= {"attention_mask": mask, "position_ids": rows.positions.to(device)}
-    elif not (way.longest_packed and way.causal):  # else padding follows the text, which does not see it
+    elif not (mode.longest_packed and mode.causal):  # else padding follows the text, which does not see it
         given["attention_mask"] = (rows.segments == 0).long().to(device)
     return base(**given)
 

@@ -14,7 +14,7 @@ from pretrain.data.tokenizer import Tokenizer, predictor_names
 from pretrain.model.build import num_parameters, plain_attention
 from pretrain.model.loading import Dtype, context_length, find_base, find_model, fingerprint, load_model
 from pretrain.runtime.errors import DiptychError
-from probes.encoding.forward import Way, find_way
+from probes.encoding.forward import ForwardMode, find_forward_mode
 from probes.encoding.origin import Origin, located
 from probes.encoding.pooling import POOLINGS
 from probes.results import ModelFacts
@@ -34,7 +34,7 @@ class ProbedModel:
         predictors: Ids of the ``[PRED_i]`` tokens that the model was trained with; may be empty.
         architecture: Hugging Face model type.
         parameters: Their number, the head's included.
-        way: How it is run.
+        mode: How it is run.
         fingerprint: SHA-256 (hex) of config and weights; of a random twin, of what they are made from.
         kind: SHA-256 (hex) of all but the weights: config, tokenizer, what it adds, and predictors. Models of one
             kind share random twins.
@@ -56,7 +56,7 @@ class ProbedModel:
     predictors: tuple[int, ...]
     architecture: str
     parameters: int
-    way: Way
+    mode: ForwardMode
     fingerprint: str
     kind: str
     context: int | None
@@ -70,17 +70,17 @@ class ProbedModel:
     @property
     def layers(self) -> int:
         """Number of representations: the embeddings, then one per block; the last is after the final norm."""
-        return self.way.layers
+        return self.mode.layers
 
     @property
     def width(self) -> int:
         """Of a representation."""
-        return self.way.width
+        return self.mode.width
 
     @property
     def poolings(self) -> tuple[str, ...]:
         """Poolings that it has."""
-        has = {"pred": bool(self.predictors), "cls": bool(self.prefix) and not self.way.causal}
+        has = {"pred": bool(self.predictors), "cls": bool(self.prefix) and not self.mode.causal}
         return tuple(pooling for pooling in POOLINGS if has.get(pooling, True))
 
     @property
@@ -164,7 +164,7 @@ def open_model(
     lm = lm.to(device or torch.device("cpu")).eval()
     lm.set_attn_implementation(plain_attention(lm))
     try:
-        way, notes = find_way(lm.base_model, tokenizer.vocab_size)
+        mode, notes = find_forward_mode(lm.base_model, tokenizer.vocab_size)
     except DiptychError as error:
         raise DiptychError(f"{given}: {error}") from None
     assert print_of_weights is not None
@@ -178,7 +178,7 @@ def open_model(
         predictors=appended,
         architecture=lm.config.model_type,
         parameters=num_parameters(lm),
-        way=way,
+        mode=mode,
         fingerprint=print_of_weights,
         kind=kind,
         context=_context(lm),

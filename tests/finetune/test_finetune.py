@@ -282,13 +282,13 @@ def bare_run(folder: Path) -> FinetuneRun:
 
 
 def test_the_choice_of_another_run_is_not_taken_up(tmp_path: Path) -> None:
-    facts = {"choice": {"best": 0.5, "since_best": 1, "step": 8, "enough": True}}
+    state = {"choice": {"best": 0.5, "since_best": 1, "step": 8, "enough": True}}
     run = bare_run(tmp_path)
-    run.recall(facts)
-    assert (run.best, run.since_best, run.checkpoints.worth_keeping, run.enough) == (None, 0, None, False)
+    run.load_state_dict(state)
+    assert (run.best, run.since_best, run.checkpoints.worth_keeping, run.should_stop) == (None, 0, None, False)
     run.checkpoints.path(8).mkdir(parents=True)
-    run.recall(facts)
-    assert (run.best, run.since_best, run.checkpoints.worth_keeping, run.enough) == (0.5, 1, 8, True)
+    run.load_state_dict(state)
+    assert (run.best, run.since_best, run.checkpoints.worth_keeping, run.should_stop) == (0.5, 1, 8, True)
 
 
 @pytest.mark.parametrize(("patience", "last"), [(0, 8), (2, 4)])

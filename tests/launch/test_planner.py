@@ -23,7 +23,7 @@ from launch.planner.speed import bandwidth, plan_speed
 from pretrain.config.loading import load_config
 from pretrain.config.model import LoraConfig, ModelConfig
 from pretrain.footprint.states import model_states
-from pretrain.footprint.trace import Request, empty_batch, trace, watch_step
+from pretrain.footprint.trace import TraceRequest, empty_batch, trace, watch_step
 from pretrain.model.build import hf_config
 from pretrain.model.initialization import causal_lm
 from pretrain.model.network import BranchNetwork
@@ -70,7 +70,7 @@ def llama(layers: int = 5, **changes: Any) -> Any:
 GPT2 = {"n_embd": 64, "n_layer": 4, "n_head": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
-def real(config: Any, request: Request) -> BranchNetwork:
+def real(config: Any, request: TraceRequest) -> BranchNetwork:
     torch.set_num_threads(1)
     lm = causal_lm(config, dtype=request.dtype, attn_implementation=request.attention)
     if request.checkpointing:
@@ -86,7 +86,7 @@ def test_trace_is_what_a_real_step_keeps_and_allocates(
     dtype: torch.dtype, checkpointing: bool, attention: str, chunk: int
 ) -> None:
     """To the byte: a model of five blocks that runs on the CPU, and its extrapolation from two and three blocks."""
-    request = Request(2, 48, 70, chunk, attention, checkpointing, dtype)
+    request = TraceRequest(2, 48, 70, chunk, attention, checkpointing, dtype)
     found = trace(llama(), request)
     measured = watch_step(real(llama(), request), empty_batch(request, "cpu"))
     for name in ("kept", "head", "block", "embedding", "products"):
@@ -95,7 +95,7 @@ def test_trace_is_what_a_real_step_keeps_and_allocates(
 
 def test_trace_of_another_family_is_exact_too() -> None:
     config = hf_config(ModelConfig(type="gpt2", fields=GPT2), vocab_size=300, bos=1, eos=2, pad=0, positions=64)
-    request = Request(2, 48, 70, 1000, "sdpa", False, torch.float32)
+    request = TraceRequest(2, 48, 70, 1000, "sdpa", False, torch.float32)
     found, measured = trace(config, request), watch_step(real(config, request), empty_batch(request, "cpu"))
     assert (found.kept, found.head, found.block) == (measured.kept, measured.head, measured.block)
 
@@ -115,14 +115,14 @@ def test_block_of_a_llama_keeps_what_its_formula_says(dtype: torch.dtype, attent
     residual = 2 * hidden * size if dtype == torch.float32 else 0
     mask = rows * length * length * size if attention == "sdpa" else 0
     formula = positions * (2 * norm + states + swiglu + residual) + mask
-    request = Request(rows, length, 70, 1000, attention, False, dtype)
+    request = TraceRequest(rows, length, 70, 1000, attention, False, dtype)
     kept = [trace(llama(layers), request).kept for layers in (2, 3)]
     assert kept[1] - kept[0] == formula
     if attention == "sdpa":
         assert formula == saved(llama(3), request) - saved(llama(2), request)
 
 
-def saved(config: Any, request: Request) -> int:
+def saved(config: Any, request: TraceRequest) -> int:
     """Bytes of distinct storages that autograd saves, parameters left out."""
     network, storages = real(config, request), {}
     own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
@@ -138,8 +138,8 @@ def saved(config: Any, request: Request) -> int:
 
 
 def test_frozen_weights_keep_less() -> None:
-    request = Request(2, 48, 70, 1000, "flex", False, torch.bfloat16)
-    low = Request(2, 48, 70, 1000, "flex", False, torch.bfloat16, LoraConfig(rank=2, targets=("q_proj",)), (1, 2))
+    request = TraceRequest(2, 48, 70, 1000, "flex", False, torch.bfloat16)
+    low = TraceRequest(2, 48, 70, 1000, "flex", False, torch.bfloat16, LoraConfig(rank=2, targets=("q_proj",)), (1, 2))
     whole, part = trace(llama(), request), trace(llama(), low)
     assert part.kept < whole.kept
     assert part.embedding < whole.embedding  # it gets no gradient
@@ -150,7 +150,7 @@ def test_attention_functions_are_put_back() -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     before = dict(ALL_ATTENTION_FUNCTIONS.items())
-    trace(llama(), Request(1, 16, 8, 1000, "flex", False, torch.float32))
+    trace(llama(), TraceRequest(1, 16, 8, 1000, "flex", False, torch.float32))
     assert dict(ALL_ATTENTION_FUNCTIONS.items()) == before
 
 

@@ -160,8 +160,8 @@ def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
 def test_packed_rows_give_what_one_text_gives(folders: Path, tokenizer: Tokenizer, family: str) -> None:
     folder = folder_of(folders, tokenizer, family)
     model = open_model(folder, predictors=2)
-    assert (model.notes, model.way.hooked, model.layers, model.width) == ((), True, 4, 32)
-    assert model.way.longest_packed >= WINDOW
+    assert (model.notes, model.mode.hooked, model.layers, model.width) == ((), True, 4, 32)
+    assert model.mode.longest_packed >= WINDOW
     lengths = [len(ids) + 1 for ids in tokenizer.encode_batch(TEXTS)]
     assert max(lengths) > WINDOW
     expected = one_by_one(folder, model, TEXTS)
@@ -179,7 +179,7 @@ def test_rows_may_be_longer_than_a_short_context(tokenizer: Tokenizer, tmp_path:
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     tokenizer.save(tmp_path)
     model, texts = open_model(tmp_path), TEXTS[:12]
-    assert model.way.longest_packed > 40
+    assert model.mode.longest_packed > 40
     assert_near(everything(encode(model, texts)), one_by_one(tmp_path, model, texts, limit=40)[:, :2])
 
 
@@ -211,7 +211,7 @@ def test_batches_side_by_side_give_the_same_bits(folders: Path, tokenizer: Token
 def test_a_model_that_cannot_share_rows_gets_one_text_per_row(folders: Path, tokenizer: Tokenizer, family: str) -> None:
     folder = folder_of(folders, tokenizer, family)
     model = open_model(folder, predictors=2)
-    assert model.way.longest_packed == 0
+    assert model.mode.longest_packed == 0
     assert "one text per row" in model.notes[0]
     found = encode(model, TEXTS, poolings=POOLINGS, batch_tokens=100)
     assert_near(everything(found), one_by_one(folder, model, TEXTS))
@@ -223,7 +223,7 @@ def test_states_that_blocks_do_not_show_are_taken_as_the_model_reports_them(
     folder = folder_of(folders, tokenizer, "llama")
     monkeypatch.setattr("probes.encoding.forward.blocks_of", lambda base: None)
     model = open_model(folder, predictors=1)
-    assert not model.way.hooked and model.way.longest_packed > CONTEXT
+    assert not model.mode.hooked and model.mode.longest_packed > CONTEXT
     assert_near(everything(encode(model, TEXTS, poolings=POOLINGS)), one_by_one(folder, model, TEXTS))
 
 

@@ -74,7 +74,7 @@ def test_an_encoder_is_read_as_its_tokenizer_was_made_to(bert: Path) -> None:
     model = open_model(bert)
     assert (model.prefix, model.suffix) == ((2,), (3,))
     assert (model.facts("bert").prefix, model.facts("bert").suffix) == (("[CLS]",), ("[SEP]",))
-    assert not model.way.causal and model.way.longest_packed > 40  # several texts in a row
+    assert not model.mode.causal and model.mode.longest_packed > 40  # several texts in a row
     assert model.poolings == ("last", "mean", "cls")
     assert model.notes == ("embeddings resized from 15 to 17, the new ones untrained: <s> </s>",)
     reference, tokenizer = BertModel.from_pretrained(bert).eval(), AutoTokenizer.from_pretrained(bert)
@@ -86,7 +86,7 @@ def test_an_encoder_is_read_as_its_tokenizer_was_made_to(bert: Path) -> None:
             states = torch.stack(reference(ids, output_hidden_states=True).hidden_states)[:, 0]
         expected.append(torch.stack([states[:, -1], states.mean(1), states[:, 0]], dim=1))
     truth = torch.stack(expected, dim=2).numpy()
-    alone = replace(model, way=replace(model.way, longest_packed=0))
+    alone = replace(model, mode=replace(model.mode, longest_packed=0))
     for each in (model, alone):
         for batch_tokens in (1, 40, 4096):
             assert_near(everything(encode(each, TEXTS, poolings=model.poolings, batch_tokens=batch_tokens)), truth)
@@ -138,7 +138,7 @@ def test_a_decoder_gets_what_its_tokenizer_adds_and_no_more(tmp_path: Path, temp
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | names))
     model = open_model(tmp_path)
     assert (model.prefix, model.suffix) == added
-    assert model.way.causal and model.poolings == ("last", "mean")
+    assert model.mode.causal and model.poolings == ("last", "mean")
     with pytest.raises(DiptychError, match="reads from left to right"):
         encode(model, TEXTS, poolings=["cls"])
     lm = AutoModelForCausalLM.from_pretrained(tmp_path).eval()

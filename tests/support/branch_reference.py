@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.data.branches import IGNORE, Branches, View
-from pretrain.data.schedule import MicroBatch, Row
+from pretrain.data.schedule import MicroBatch, PackedRow
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def build(split: Any, branches: Branches, row_length: int, pad: int, micro_batch
     return collate(laid_out, groups, row_length, pad, micro_batch.label_capacity, micro_batch.pair_capacity)
 
 
-def _row(split: Any, branches: Branches, row: Row | None) -> tuple[Tree, list[PairSpans]]:
+def _row(split: Any, branches: Branches, row: PackedRow | None) -> tuple[Tree, list[PairSpans]]:
     tree, pairs = Tree(), []
     if row is not None:
         wordings = row.pairs.wordings.tolist()

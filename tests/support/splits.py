@@ -1,4 +1,4 @@
-"""A split that is not on disk: records with wordings of random lengths, and the same methods as `corpus.Split`."""
+"""A split that is not on disk: records with wordings of random lengths, and the same methods as `CorpusSplit`."""
 
 from collections.abc import Mapping
 from typing import Any

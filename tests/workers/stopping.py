@@ -38,9 +38,9 @@ class DisturbedRun(trainer.Run):
             time.sleep(1000)
         return super().train_step(step, batches)
 
-    def settle(self, done: int) -> None:
+    def run_due_events(self, done: int) -> None:
         DisturbedRun.done = done
-        super().settle(done)
+        super().run_due_events(done)
 
     def evaluate(self, done: int) -> None:
         begin("evaluation")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pretrain.data.branches import Branches, IntArray
-from pretrain.data.corpus import BLOCK, Corpus, SourceSpan, Split
+from pretrain.data.corpus import BLOCK, Corpus, CorpusSplit, SourceSpan
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.preparation.contamination import KINDS
 from pretrain.tools.inspection.histogram import Histogram, histogram
@@ -238,7 +238,7 @@ def _records(
     corpus: Corpus, views: tuple[str, str], tokenizer: Tokenizer, branches: Branches, count: int
 ) -> list[RecordFacts]:
     """So many records of every source, evenly drawn; of those trained on, if there are any."""
-    spans: dict[str, tuple[str, Split, SourceSpan]] = {}
+    spans: dict[str, tuple[str, CorpusSplit, SourceSpan]] = {}
     for title, split in (("train", corpus.train), ("heldout", corpus.heldout)):
         for span in split.sources:
             spans.setdefault(span.name, (title, split, span))
@@ -256,7 +256,7 @@ def spread(total: int, count: int) -> list[int]:
     return [(2 * number + 1) * total // (2 * count) for number in range(count)]
 
 
-def _histograms(split: Split, views: tuple[str, str]) -> tuple[tuple[Histogram, ...], int]:
+def _histograms(split: CorpusSplit, views: tuple[str, str]) -> tuple[tuple[Histogram, ...], int]:
     """Lengths of one pair of every record, or of those in an even draw of blocks; and the number of records."""
     blocks = [
         (first, min(first + BLOCK, span.first + span.count))
@@ -275,7 +275,7 @@ def _histograms(split: Split, views: tuple[str, str]) -> tuple[tuple[Histogram, 
     return tuple(one for one in made if one is not None), len(lengths)
 
 
-def _lengths(split: Split, blocks: Sequence[tuple[int, int]]) -> IntArray:
+def _lengths(split: CorpusSplit, blocks: Sequence[tuple[int, int]]) -> IntArray:
     """Tokens of one pair of every record, drawn by a fixed seed; shape [records, 2]."""
     numbers: IntArray = np.concatenate([np.arange(*block) for block in blocks] or [np.zeros(0, np.int64)])
     keys = np.random.default_rng(0).integers(0, 2**63, len(numbers), dtype=np.uint64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pretrain.data.branches import Branches, Trees, ViewPairs
-from pretrain.data.corpus import Split
+from pretrain.data.corpus import CorpusSplit
 from pretrain.data.tokenizer import Tokenizer
 
 SHOWN = 600
@@ -110,7 +110,13 @@ class RecordFacts:
 
 
 def describe_record(
-    split: Split, title: str, source: str, number: int, views: tuple[str, str], tokenizer: Tokenizer, branches: Branches
+    split: CorpusSplit,
+    title: str,
+    source: str,
+    number: int,
+    views: tuple[str, str],
+    tokenizer: Tokenizer,
+    branches: Branches,
 ) -> RecordFacts:
     """Reads a record and lays out its first pair.
 

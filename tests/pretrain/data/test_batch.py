@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pretrain.data.batch import Batch, BatchBuilder, collate
 from pretrain.data.branches import Branches, View
-from pretrain.data.corpus import BLOCK, SCHEMA, Split
+from pretrain.data.corpus import BLOCK, SCHEMA, CorpusSplit
 from pretrain.data.mixture import resolve
 from pretrain.data.order import Order
 from pretrain.data.packing import WindowPlanner
@@ -103,7 +103,7 @@ def test_tokens_are_read_from_all_shards_and_blocks_in_the_order_asked(tmp_path:
         write_shard(tmp_path / "0.arrow", range(BLOCK + 100)),
         write_shard(tmp_path / "1.arrow", range(BLOCK + 100, total)),
     ]
-    split = Split(tmp_path, [{"name": "a", "where": "", "files": [""], "mean_tokens": 4.0, "shards": shards}])
+    split = CorpusSplit(tmp_path, [{"name": "a", "where": "", "files": [""], "mean_tokens": 4.0, "shards": shards}])
     draw = np.random.default_rng(0)
     records = np.concatenate([draw.permutation(total)[:300], np.arange(BLOCK - 2, BLOCK + 2), [total - 1, 0, 0]])
     pairs = split.pairs(records, draw.integers(0, 2**63, len(records), dtype=np.uint64))

@@ -16,7 +16,7 @@ from pretrain.data.branches import Branches, IntArray
 from pretrain.data.mixture import Mix
 from pretrain.data.order import Order
 from pretrain.data.packing import PackingPlan, WindowPlanner
-from pretrain.data.schedule import Cursor, MicroBatch, Row, Schedule
+from pretrain.data.schedule import Cursor, MicroBatch, PackedRow, Schedule
 from pretrain.runtime.errors import DiptychError
 from tests.support.splits import MadeSplit
 
@@ -89,7 +89,7 @@ def test_a_step_takes_the_next_rows_on_any_number_of_ranks(rows: int, micro: int
         by_rank = [[row for micro in step.micro_batches for row in micro.rows] for step in steps]
         assert len({len(places) for places in by_rank}) == 1
         for place, (epoch, window, number) in enumerate(expected):
-            expected_row = Row(epoch, window, number, *plan(epoch, window).row(number), place)
+            expected_row = PackedRow(epoch, window, number, *plan(epoch, window).row(number), place)
             assert plain(by_rank[place % world][place // world]) == plain(expected_row)
         assert sum(row is not None for places in by_rank for row in places) == rows  # the others are empty
         labels = sum(int(plan(*place[:2]).num_labels[place[2]]) for place in expected)

@@ -20,7 +20,7 @@ import pytest
 from pretrain.commands.prepare import main
 from pretrain.config.loading import dump_config, load_config
 from pretrain.config.sections import Config
-from pretrain.data.corpus import Corpus, Split, read_corpus
+from pretrain.data.corpus import Corpus, CorpusSplit, read_corpus
 from pretrain.data.tokenizer import load
 from pretrain.preparation import reading
 from pretrain.preparation.duplicates import text_key
@@ -86,7 +86,7 @@ def inputs(config: Config) -> dict[str, Any]:
     return _Preparation(config, quiet=True).inputs
 
 
-def pairs_of(split: Split) -> Any:
+def pairs_of(split: CorpusSplit) -> Any:
     return split.pairs(np.arange(len(split)))
 
 

@@ -99,18 +99,18 @@ def test_a_record_outlives_a_kill_and_an_older_checkpoint(tmp_path: Path) -> Non
     before = bad_steps(tmp_path, on_bad_step="rollback")
     for number in range(150):
         before.add_good(1 / (number + 3))
-    checkpoint = json.loads(json.dumps(before.facts()))
+    checkpoint = json.loads(json.dumps(before.state_dict()))
     assert record(before, 160) == "rollback"
     with (tmp_path / "bad_steps.jsonl").open("a") as file:
         file.write('{"step": 162, "reas')  # the kill came while the next one was written
 
     resumed = bad_steps(tmp_path, spike_factor=1.5)
-    resumed.recall(checkpoint, ALONE)
+    resumed.load_state_dict(checkpoint, ALONE)
     assert resumed.left_out == {160: "the loss is not finite"}
     assert resumed.median == before.median  # to the last bit: else two runs could decide differently
     record(resumed, 161, "the gradient norm is not finite", 0.5)
     again = bad_steps(tmp_path)
-    again.recall({}, ALONE)
+    again.load_state_dict({}, ALONE)
     assert sorted(again.left_out) == [160, 161]
 
 
@@ -120,7 +120,7 @@ def test_a_checkpoint_knows_the_steps_left_out_where_the_file_is_not(tmp_path: P
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     other = bad_steps(elsewhere)
-    other.recall(json.loads(json.dumps(first.facts())), ALONE)
+    other.load_state_dict(json.loads(json.dumps(first.state_dict())), ALONE)
     assert other.left_out == {7: "the loss is not finite"}
 
 
@@ -129,7 +129,7 @@ def test_more_steps_than_allowed_are_not_left_out(tmp_path: Path) -> None:
     assert [record(steps, index) for index in (3, 5, 8)] == ["skip", "skip", "stop"]
     assert sorted(steps.left_out) == [3, 5]
     later = bad_steps(tmp_path, max_bad_steps=3)  # raised by the user: the step that stopped the run is tried again
-    later.recall({}, ALONE)
+    later.load_state_dict({}, ALONE)
     assert sorted(later.left_out) == [3, 5]
     assert later.policy == "skip"
 

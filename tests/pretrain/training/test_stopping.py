@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from pretrain.data.corpus import Pairs
-from pretrain.data.schedule import MicroBatch, Row, Step
+from pretrain.data.schedule import MicroBatch, PackedRow, Step
 from pretrain.preparation.workers import Workers
 from pretrain.runtime import locks
 from pretrain.runtime.command import HUNG
@@ -294,7 +294,7 @@ def test_the_ledger_keeps_what_made_the_weights(tmp_path: Path) -> None:
     def step(index: int, *rows: int) -> Step:
         none = np.zeros((0, 2), np.int64)
         pairs = Pairs(none, none, none.astype(np.bool_), none, none)
-        made = tuple(Row(0, 0, row, none[:, 0], pairs, none[:, 0].astype(np.bool_), 0) for row in rows)
+        made = tuple(PackedRow(0, 0, row, none[:, 0], pairs, none[:, 0].astype(np.bool_), 0) for row in rows)
         return Step(index, 1, 1, (MicroBatch((*made, None), 1, 1),))
 
     for attempt, rank, first, steps in (
