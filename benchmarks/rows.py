@@ -16,7 +16,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ from tests.support import branch_reference
 ROW_LENGTH, ROWS_PER_STEP, MICRO_BATCH_ROWS, PAD, VOCABULARY = 8192, 8, 2, 0, 32_768
 CORPORA = {"captions": (262_144, 27), "documents": (16_384, 500)}
 """Records, and tokens of a view on average: half as many to half as many again."""
+
+Way = Callable[[Sequence[MicroBatch]], list[Batch]]
 
 
 def write_corpus(folder: Path, records: int, mean: int) -> CorpusSplit:
@@ -76,22 +78,22 @@ def compare(
     schedule = Schedule(planner, rows_per_step=ROWS_PER_STEP, micro_batch_rows=MICRO_BATCH_ROWS, rank=0, world_size=1)
     builder = BatchBuilder(split, branches, ROW_LENGTH, PAD)
 
-    def reference(micro_batch: MicroBatch) -> Batch:
-        return branch_reference.build(split, branches, ROW_LENGTH, PAD, micro_batch)
+    def reference(micro_batches: Sequence[MicroBatch]) -> list[Batch]:
+        return [branch_reference.build(split, branches, ROW_LENGTH, PAD, part) for part in micro_batches]
 
-    def build(first: int, stop: int, one: Callable[[MicroBatch], Batch]) -> Iterator[Batch]:
+    def build(first: int, stop: int, way: Way) -> Iterator[Batch]:
         for index in range(first, stop):
-            yield from map(one, schedule.step(index).micro_batches)
+            yield from way(schedule.step(index).micro_batches)
 
-    def rate(first: int, stop: int, one: Callable[[MicroBatch], Batch]) -> float:
+    def rate(first: int, stop: int, way: Way) -> float:
         started = time.process_time()
-        tokens = sum(batch.num_tokens for batch in build(first, stop, one))
+        tokens = sum(batch.num_tokens for batch in build(first, stop, way))
         return tokens / (time.process_time() - started)
 
     started = time.process_time()
     records = len(schedule.plan(0).examples)
     planned = time.process_time() - started
-    for batch, expected in zip(build(0, few, builder.build), build(0, few, reference), strict=True):
+    for batch, expected in zip(build(0, few, builder.build_all), build(0, few, reference), strict=True):
         for field in dataclasses.fields(Batch):
             value, other = getattr(batch, field.name), getattr(expected, field.name)
             if not (torch.equal(value, other) if isinstance(other, torch.Tensor) else value == other):
@@ -99,7 +101,7 @@ def compare(
     rates: dict[str, list[float]] = {"arrays": [], "one token after the other": []}
     for number in range(repetitions):
         first = few + number * steps
-        rates["arrays"].append(rate(first, first + steps, builder.build))
+        rates["arrays"].append(rate(first, first + steps, builder.build_all))
         rates["one token after the other"].append(rate(first, first + few, reference))
     medians = {name: statistics.median(found) for name, found in rates.items()}
     return {

@@ -1,6 +1,6 @@
 """From rows of examples to the tensors of one forward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -79,14 +79,24 @@ class BatchBuilder:
 
     def build(self, micro_batch: MicroBatch) -> Batch:
         """The tensors of one micro-batch, on the CPU."""
-        rows = micro_batch.rows
-        examples = np.concatenate([np.zeros(0, np.int64), *(row.examples for row in rows if row)])
-        branched = np.concatenate([np.zeros(0, np.bool_), *(row.branched for row in rows if row)])
-        pairs = self.split.read(examples, concatenate([row.pairs for row in rows if row]))
-        counts = [len(row.examples) if row else 0 for row in rows]
-        trees = self.branches.lay_out(pairs, branched, np.repeat(np.arange(len(rows)), counts))
-        groups = np.array([row.group if row else 0 for row in rows])
-        return collate(trees, groups, self.row_length, self.pad, micro_batch.label_capacity, micro_batch.pair_capacity)
+        return self.build_all([micro_batch])[0]
+
+    def build_all(self, micro_batches: Sequence[MicroBatch]) -> list[Batch]:
+        """The tensors of each micro-batch, on the CPU; every block of the corpus is looked up once for all of them."""
+        rows = [row for micro_batch in micro_batches for row in micro_batch.rows if row]
+        examples = np.concatenate([np.zeros(0, np.int64), *(row.examples for row in rows)])
+        branched = np.concatenate([np.zeros(0, np.bool_), *(row.branched for row in rows)])
+        pairs = self.split.read(examples, concatenate([row.pairs for row in rows]))
+        batches, start = [], 0
+        for micro_batch in micro_batches:
+            counts = [len(row.examples) if row else 0 for row in micro_batch.rows]
+            own = slice(start, start + sum(counts))
+            trees = self.branches.lay_out(pairs[own], branched[own], np.repeat(np.arange(len(counts)), counts))
+            groups = np.array([row.group if row else 0 for row in micro_batch.rows])
+            limits = micro_batch.label_capacity, micro_batch.pair_capacity
+            batches.append(collate(trees, groups, self.row_length, self.pad, *limits))
+            start = own.stop
+        return batches
 
 
 def collate(
@@ -120,14 +130,14 @@ def collate(
 
     stops = np.cumsum(lengths)
     moved = np.arange(num_rows) * row_length - (stops - lengths)  # by padding, of the positions of each row
-    labels_before = np.searchsorted(trees.label_index, stops)
+    num_labels = np.searchsorted(trees.label_index, stops) - np.searchsorted(trees.label_index, stops - lengths)
     pair_rows = trees.rows[trees.branched]
     return Batch(
         ids=padded(trees.ids, np.full(num_rows, pad)),
         positions=padded(trees.positions, np.zeros(num_rows, np.int64)),
         segments=padded(trees.segments, num_segments),
         parents=padded(trees.parents, num_segments),
-        label_index=torch.from_numpy(trees.label_index + np.repeat(moved, np.diff(labels_before, prepend=0))),
+        label_index=torch.from_numpy(trees.label_index + np.repeat(moved, num_labels)),
         labels=torch.from_numpy(trees.labels.astype(np.int64)),
         source_spans=torch.from_numpy(trees.sources + moved[pair_rows, None]),
         prediction_spans=torch.from_numpy(trees.predictions + moved[pair_rows, None]),

@@ -57,6 +57,10 @@ class ViewPairs:
     lengths: IntArray
     complete: BoolArray
 
+    def __getitem__(self, chosen: slice) -> "ViewPairs":
+        """Those of some of the examples."""
+        return ViewPairs(self.tokens, self.starts[chosen], self.lengths[chosen], self.complete[chosen])
+
     @classmethod
     def of(cls, pairs: Sequence[tuple[View, View]]) -> "ViewPairs":
         """The views as arrays."""
@@ -191,7 +195,9 @@ class Branches:
             return np.repeat(values.ravel(), counts)
 
         # Every position behind a head takes its token from its view; those of the heads are written over.
-        ids = pairs.tokens.take(places + spread(pairs.starts[:, template.views] - view_starts), mode="clip")
+        sources = spread(pairs.starts[:, template.views] - view_starts)
+        sources += places
+        ids = pairs.tokens.take(sources, mode="clip")
         for number, head in enumerate(template.head_tokens):
             if head:
                 first = starts[present[:, number], number]
@@ -205,14 +211,16 @@ class Branches:
         ends = np.cumsum(num_labels).reshape(num_labels.shape)
         firsts = view_starts[:, template.labelled] + (skipped - 1)
         runs = num_labels.ravel()
-        label_index = np.arange(runs.sum()) + np.repeat((firsts - ends + num_labels).ravel(), runs)
-        labels = ids.take(label_index + 1, mode="clip")
+        label_index = np.repeat((firsts - ends + num_labels).ravel(), runs)
+        label_index += places[: len(label_index)]
+        labels = ids[1:].take(label_index, mode="clip")
         labels[ends[complete] - 1] = self.eos
 
-        spans = np.stack([np.where(template.has_view, view_starts, starts), stops], axis=-1)[branched]
+        places -= spread(starts - sizes[:, template.parents] * template.is_child)
+        spans = np.stack([np.where(template.has_view, view_starts, starts)[branched], stops[branched]], axis=-1)
         return Trees(
             ids=ids,
-            positions=places - spread(starts - sizes[:, template.parents] * template.is_child),
+            positions=places,
             segments=spread(numbers),
             parents=spread(numbers[:, template.parents]),
             label_index=label_index,

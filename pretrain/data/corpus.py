@@ -161,7 +161,8 @@ class CorpusSplit:
         lengths = pairs.lengths[order]
         stops = np.cumsum(lengths).reshape(-1, 2)
         starts = stops - lengths
-        places = np.arange(lengths.sum()) + np.repeat((pairs.starts[order] - starts).ravel(), lengths.ravel())
+        places = np.repeat((pairs.starts[order] - starts).ravel(), lengths.ravel())
+        places += np.arange(len(places))
         tokens = np.empty(len(places), np.int32)
         for block, first, last in blocks:
             inside = slice(starts[first, 0], stops[last - 1, 1])
@@ -181,11 +182,10 @@ class CorpusSplit:
         inside = records - self._starts[shards]
         number = shards * (1 << 32) + inside // BLOCK
         order = np.argsort(number, kind="stable")
-        cuts = [*np.flatnonzero(np.diff(number[order], prepend=-1)).tolist(), len(records)]
-        firsts = number[order][cuts[:-1]].tolist()
+        needed, firsts = (values.tolist() for values in np.unique(number[order], return_index=True))
         blocks = (
-            (self._block(first >> 32, first % (1 << 32)), start, stop)
-            for first, start, stop in zip(firsts, cuts[:-1], cuts[1:], strict=True)
+            (self._block(one >> 32, one % (1 << 32)), start, stop)
+            for one, start, stop in zip(needed, firsts, [*firsts, len(records)][1:], strict=True)
         )
         return inside, order, blocks
 

@@ -31,7 +31,7 @@ def prefetch(
 
     def build(index: int) -> tuple[Step, list[Batch]]:
         step = schedule.step(index)
-        batches = [builder.build(micro_batch) for micro_batch in step.micro_batches]
+        batches = builder.build_all(step.micro_batches)
         return step, [batch.pinned() for batch in batches] if pin else batches
 
     # A thread begins at device 0; page-locked memory would make a context there.

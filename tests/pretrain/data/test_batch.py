@@ -78,9 +78,11 @@ def schedule_of(branches: Branches, **changes: Any) -> tuple[MadeSplit, Schedule
 @given(layouts | framed, st.integers(0, 5))
 def test_a_builder_reads_the_wordings_of_the_plan(branches: Branches, index: int) -> None:
     split, schedule = schedule_of(branches, group_rows=2)
-    for part in schedule.step(index).micro_batches:
-        built = BatchBuilder(split, branches, ROW, PAD).build(part)  # type: ignore[arg-type]
-        assert_same(built, branch_reference.build(split, branches, ROW, PAD, part))
+    builder, parts = BatchBuilder(split, branches, ROW, PAD), schedule.step(index).micro_batches  # type: ignore[arg-type]
+    for part, built in zip(parts, builder.build_all(parts), strict=True):
+        expected = branch_reference.build(split, branches, ROW, PAD, part)
+        assert_same(built, expected)
+        assert_same(builder.build(part), expected)
 
 
 def write_shard(path: Path, numbers: range) -> dict[str, Any]:
@@ -128,12 +130,12 @@ class Watched(BatchBuilder):
         self.fails_at = fails_at
         self.threads: set[threading.Thread] = set()
 
-    def build(self, micro_batch: Any) -> Batch:
+    def build_all(self, micro_batches: Any) -> list[Batch]:
         self.threads.add(threading.current_thread())
         if self.built == self.fails_at:
             raise DiptychError("train.jsonl:3: damaged")
         self.built += 1
-        return super().build(micro_batch)
+        return super().build_all(micro_batches)
 
 
 BRANCHES = Branches("independent", eos=2, bos=1, predictors=(50,))
