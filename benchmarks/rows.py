@@ -1,6 +1,6 @@
 """Row building: tokens a second of one core, against building rows one token after the other.
 
-    python benchmarks/rows.py [--out benchmarks/results/rows.json]
+    python -m benchmarks.rows [--out benchmarks/results/rows.json]
 
 Corpora of random tokens are written as preparation writes them. Every figure covers what a rank does for a step: its
 rows are looked up in the plan, their tokens are read from the memory-mapped shards, and the tensors of every
