@@ -18,16 +18,7 @@ from pretrain.regular_languages.alphabet import Alphabet
 from pretrain.regular_languages.automaton import Automaton, State, TooComplex, sets
 from pretrain.regular_languages.syntax import RegexSyntaxError, parse
 
-__all__ = [
-    "MAX_STATES",
-    "RegexSyntaxError",
-    "TooComplex",
-    "difference",
-    "equivalent",
-    "is_empty",
-    "is_universal",
-    "matches",
-]
+__all__ = ["MAX_STATES", "RegexSyntaxError", "TooComplex", "difference"]
 
 MAX_STATES: Final = 10_000
 _NODES_PER_STATE: Final = 10
@@ -71,42 +62,6 @@ def difference(left: str, right: str, max_states: int = MAX_STATES) -> str | Non
     except RecursionError:
         raise TooComplex(f"nested too deep: {left!r} and {right!r}") from None
     return None
-
-
-def equivalent(left: str, right: str, max_states: int = MAX_STATES) -> bool:
-    """Tell whether two regexes match the same lines; arguments and errors as for ``difference``."""
-    return difference(left, right, max_states) is None
-
-
-def is_empty(regex: str, max_states: int = MAX_STATES) -> bool:
-    """Tell whether a regex matches no line; arguments and errors as for ``difference``."""
-    return equivalent(regex, "~(.*)", max_states)
-
-
-def is_universal(regex: str, max_states: int = MAX_STATES) -> bool:
-    """Tell whether a regex matches every line; arguments and errors as for ``difference``."""
-    return equivalent(regex, ".*", max_states)
-
-
-def matches(regex: str, line: str, max_states: int = MAX_STATES) -> bool:
-    """Tell whether a regex matches a line as a whole; a string with a line break is matched by none.
-
-    Raises:
-        RegexSyntaxError: It is no regex.
-        TooComplex: It takes more states than ``max_states``.
-    """
-    if "\n" in line:
-        return False
-    tree = parse(regex)
-    alphabet = Alphabet(sets(tree))
-    automaton = Automaton(alphabet, _NODES_PER_STATE * max_states)
-    try:
-        state = automaton.start(tree)
-        for character in line:
-            state = automaton.step(state, alphabet.symbol(character))
-    except RecursionError:
-        raise TooComplex(f"nested too deep: {regex!r}") from None
-    return automaton.accepts(state)
 
 
 def _path(came: _Came, pair: _Pair) -> list[int]:

@@ -52,13 +52,6 @@ class Machine:
     step: Callable[[Any, str], Hashable]
     accepts: Callable[[Any], bool]
 
-    def reads(self, line: str) -> bool:
-        """Tell whether the condition holds for a line."""
-        state = self.start
-        for character in line:
-            state = self.step(state, character)
-        return self.accepts(state)
-
 
 def ways(thing: Thing) -> tuple[Way, ...]:
     """Return all ways to spell a thing."""
