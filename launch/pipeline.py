@@ -238,9 +238,9 @@ _OURS = {
 }
 
 
-def _describe(kind: str, location: tuple[int | str, ...], message: str) -> str:
+def _describe(problem_type: str, location: tuple[int | str, ...], message: str) -> str:
     key = ".".join(map(str, location))
-    if kind != "extra_forbidden":
+    if problem_type != "extra_forbidden":
         return f"{key}: {message[:1].lower()}{message[1:]}"
     section: type[Section] = Pipeline
     if len(location) > 1:

@@ -55,13 +55,13 @@ def main(argv: Sequence[str]) -> int:
     """The command ``python -m launch status``."""
     parser = CommandLine("launch status", __doc__)
     parser.add_argument("folders", metavar="RUN_OR_FOLDER", nargs="*", default=[Path("runs")], type=Path)
-    places = parser.read(argv).folders
-    for place in places:
-        if not place.is_dir():
-            raise DiptychError(f"{place}: no such folder; name run folders, or a folder that holds some")
-    runs = [run for place in places for run in find_runs(place)]
+    folders = parser.read(argv).folders
+    for folder in folders:
+        if not folder.is_dir():
+            raise DiptychError(f"{folder}: no such folder; name run folders, or a folder that holds some")
+    runs = [run for folder in folders for run in find_runs(folder)]
     if not runs:
-        raise DiptychError(f"{', '.join(map(str, places))}: no run here")
+        raise DiptychError(f"{', '.join(map(str, folders))}: no run here")
     jobs = queued_jobs()
     rows: list[tuple[str, ...]] = [("run", "state", "step", "loss", "left", "checkpoint", "job")]
     rows += [_row(run_status(run, jobs)) for run in runs]
@@ -71,12 +71,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def find_runs(place: Path, depth: int = _DEPTH) -> Iterator[Path]:
+def find_runs(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """Run folders at or below a folder, those submitted but not started too."""
-    if (place / "run.json").is_file() or (place / FROZEN / "config.yaml").is_file():
-        yield place
+    if (folder / "run.json").is_file() or (folder / FROZEN / "config.yaml").is_file():
+        yield folder
     elif depth:
-        for child in sorted(place.iterdir()):
+        for child in sorted(folder.iterdir()):
             if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
                 yield from find_runs(child, depth - 1)
 
@@ -124,13 +124,13 @@ def _last_lines(path: Path) -> list[dict[str, Any]]:
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    found = []
+    lines = []
     for line in text.splitlines()[1 if start else 0 :]:
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except ValueError:  # being written
             continue
-    return [line for line in found if "step" in line]
+    return [line for line in lines if "step" in line]
 
 
 def _steps(folder: Path, trained: Mapping[str, Any]) -> int | None:

@@ -27,8 +27,8 @@ _DEFAULTS: Options = {"signal": "USR1@120", "requeue": True, "open-mode": "appen
 
 
 @dataclass(frozen=True)
-class Job:
-    """A Slurm job, of one task or an array.
+class SlurmJob:
+    """A job for Slurm, of one task or an array.
 
     Attributes:
         stage: ``pretrain``, ``finetune`` or ``probe``.
@@ -68,19 +68,19 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def plan_jobs(pipeline: Pipeline, runs: dict[str, list[PlannedRun]]) -> list[Job]:
+def plan_jobs(pipeline: Pipeline, runs: dict[str, list[PlannedRun]]) -> list[SlurmJob]:
     """The jobs in their order.
 
     Raises:
         DiptychError: The probe's arguments have a problem.
     """
-    jobs: list[Job] = []
+    jobs: list[SlurmJob] = []
     for stage, given in pipeline.training().items():
         folders = tuple(run.folder.absolute() for run in runs[stage])
         after = (jobs[-1].stage, "afterok" if len(folders) == 1 else "aftercorr") if jobs else None
         body = [f"runs=({shlex.join(map(str, folders))})", "run=${runs[${SLURM_ARRAY_TASK_ID:-0}]}"]
         body += [f'export DIPTYCH_ROOT="$run/{FROZEN}/code"', f'set -- "$run/{FROZEN}/config.yaml"']
-        jobs.append(Job(stage, folders, _script(pipeline, stage, given.sbatch, body, len(folders)), after))
+        jobs.append(SlurmJob(stage, folders, _script(pipeline, stage, given.sbatch, body, len(folders)), after))
     if probe := pipeline.probe:
         of = probe.of or (jobs[-1].stage,)
         models = []
@@ -94,12 +94,12 @@ def plan_jobs(pipeline: Pipeline, runs: dict[str, list[PlannedRun]]) -> list[Job
         code = runs[of[-1]][0].folder.absolute() / FROZEN / "code"
         body = [f"export DIPTYCH_ROOT={shlex.quote(str(code))}", f"set -- {shlex.join(arguments)}"]
         jobs.append(
-            Job("probe", (out,), _script(pipeline, "probe", probe.sbatch, body, 1), (jobs[-1].stage, "afterok"))
+            SlurmJob("probe", (out,), _script(pipeline, "probe", probe.sbatch, body, 1), (jobs[-1].stage, "afterok"))
         )
     return jobs
 
 
-def submit(pipeline: Pipeline, jobs: Sequence[Job]) -> None:
+def submit(pipeline: Pipeline, jobs: Sequence[SlurmJob]) -> None:
     """Submits the jobs and prints their numbers; if one is refused, those before it are cancelled.
 
     Raises:
@@ -151,7 +151,7 @@ def _directive(name: str, value: str | bool) -> str:
     return f"#SBATCH --{name}" if isinstance(value, bool) else f"#SBATCH --{name}={shlex.quote(value)}"
 
 
-def _script_path(pipeline: Pipeline, job: Job) -> Path:
+def _script_path(pipeline: Pipeline, job: SlurmJob) -> Path:
     return pipeline.folder / SUBMITTED / f"{job.stage}.sbatch"
 
 

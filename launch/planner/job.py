@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from launch.planner.devices import Gpu, Network
-from launch.planner.rows import Rows, assumed_rows, measured_rows
+from launch.planner.rows import RowFigures, assumed_rows, measured_rows
 from pretrain.config.model import ModelConfig
 from pretrain.config.sections import Config
 from pretrain.data.tokenizer import load
@@ -72,7 +72,7 @@ class Job(Load):
     """
 
     machines: Machines
-    data: Rows
+    data: RowFigures
 
     @property
     def tokens_per_step(self) -> int:

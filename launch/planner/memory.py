@@ -18,7 +18,7 @@ HOST_OF_RANK = 4 * 2**30
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryUse:
     """What one rank needs.
 
     Attributes:
@@ -59,24 +59,24 @@ class Memory:
         return self.device <= self.available and self.host_total <= self.host_available
 
 
-def plan_memory(job: Job) -> Memory:
+def plan_memory(job: Job) -> MemoryUse:
     """Estimates the memory of a rank and of its node."""
     device, host = model_states(job)
     machines, on_cpu = job.machines, job.machines.gpu.is_cpu
-    found = {}
+    parts_of = {}
     for name, extra in moments(job).items():
         parts = {part: size for part, size in (device | extra).items() if size}
         if not on_cpu:
             parts["fragmentation"] = int(FRAGMENTATION * sum(parts.values()))
         parts["context"] = CONTEXT
-        found[name] = parts
+        parts_of[name] = parts
     ranks = machines.ranks_of_node
     if job.config.checkpoint.asynchronous:
         host["checkpoint being written"] = 12 * job.counts.trained // machines.gpus
     if not on_cpu:
         host["processes"] = HOST_OF_RANK
-    return Memory(
-        found,
+    return MemoryUse(
+        parts_of,
         {part: size * ranks for part, size in host.items() if size},
         device_memory(machines.gpu, ranks),
         machines.host_memory if not on_cpu else device_memory(machines.gpu, 1),

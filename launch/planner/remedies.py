@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from launch.planner.job import Job, Machines
-from launch.planner.memory import CONTEXT, Memory, plan_memory
+from launch.planner.memory import CONTEXT, MemoryUse, plan_memory
 from pretrain.config.sections import Config
 from pretrain.footprint.states import model_states
 from pretrain.runtime.errors import DiptychError
@@ -27,7 +27,7 @@ class Remedy:
 
     settings: tuple[str, ...]
     gpus: int | None
-    memory: Memory
+    memory: MemoryUse
     job: Job
 
     @property

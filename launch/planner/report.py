@@ -7,7 +7,7 @@ from typing import Any
 from launch.planner import memory as memory_model
 from launch.planner import speed as speed_model
 from launch.planner.job import Job
-from launch.planner.memory import Memory
+from launch.planner.memory import MemoryUse
 from launch.planner.remedies import Remedy
 from launch.planner.speed import Speed
 
@@ -36,7 +36,7 @@ class Plan:
     """
 
     job: Job
-    memory: Memory
+    memory: MemoryUse
     speed: Speed
     remedy: Remedy | None = None
 
@@ -129,7 +129,7 @@ def as_text(plan: Plan) -> str:
     return "\n".join([*lines, "", "assumptions", *(f"  {line}" for line in assumptions(plan))])
 
 
-def _memory_lines(memory: Memory) -> list[str]:
+def _memory_lines(memory: MemoryUse) -> list[str]:
     moments = list(memory.moments)
     names = list(dict.fromkeys(part for parts in memory.moments.values() for part in parts))
     width = max(len(name) for name in names) + 2

@@ -15,7 +15,7 @@ from pretrain.training.run_schedule import make_schedule
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowFigures:
     """What is known of the rows.
 
     Attributes:
@@ -35,17 +35,19 @@ class Rows:
     source: str
 
 
-def assumed_rows(config: Config, used: float) -> Rows:
+def assumed_rows(config: Config, used: float) -> RowFigures:
     """Rows of views of one length, an eighth of a row or what the config allows."""
     row, branched = config.packing.row_length, config.objective.lambda_ > 0
     view = row / 8
     if config.data.max_view_tokens is not None:
         view = min(view, config.data.max_view_tokens)
     labelled = 1.0 if config.packing.layout == "independent" else (1 / 3 if branched else 1 / 2)
-    return Rows(used, labelled, view, row, None, f"assumed: {used:.0%} of positions used, views of {view:.0f} tokens")
+    return RowFigures(
+        used, labelled, view, row, None, f"assumed: {used:.0%} of positions used, views of {view:.0f} tokens"
+    )
 
 
-def measured_rows(config: Config, folder: Path, world: int) -> Rows:
+def measured_rows(config: Config, folder: Path, world: int) -> RowFigures:
     """Rows of a prepared corpus, of its first window.
 
     Raises:
@@ -60,7 +62,7 @@ def measured_rows(config: Config, folder: Path, world: int) -> Rows:
     schedule = make_schedule(config, corpus, branches, MixedObjective(config.objective), ranks)
     plan, sources = schedule.plan(0), corpus.train.sources
     tokens = int(plan.num_tokens.sum())
-    return Rows(
+    return RowFigures(
         used=tokens / (plan.num_rows * config.packing.row_length),
         labelled=int(plan.num_labels.sum()) / tokens,
         view_tokens=sum(span.mean_tokens * span.count for span in sources) / (2 * sum(span.count for span in sources)),

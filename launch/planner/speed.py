@@ -124,7 +124,7 @@ def _peak(job: Job) -> float:
 
 def _computation(job: Job) -> dict[str, float]:
     """Seconds of a step's forward and backward passes on a rank that never waits."""
-    gpu, found, config = job.machines.gpu, job.trace, job.hf_config
+    gpu, trace, config = job.machines.gpu, job.trace, job.hf_config
     positions = job.request.rows * job.config.packing.row_length
     # Flex leaves out blocks that nobody sees; sdpa computes all pairs; eager's are among the matrix products.
     seen = {"flex": job.visible_per_token, "sdpa": job.config.packing.row_length, "eager": 0}[job.request.attention]
@@ -132,11 +132,11 @@ def _computation(job: Job) -> dict[str, float]:
     recomputed = 4 / 3 if job.config.model.activation_checkpointing else 1
     pairs = 12 * config.num_hidden_layers * width * positions * seen * recomputed
     once = {
-        "matrix products": found.products / (_peak(job) * MATRIX_EFFICIENCY),
+        "matrix products": trace.products / (_peak(job) * MATRIX_EFFICIENCY),
         "attention": pairs / (_peak(job) * ATTENTION_EFFICIENCY),
-        "memory bandwidth": found.moved / (gpu.bandwidth * 1e9 * MEMORY_EFFICIENCY),
+        "memory bandwidth": trace.moved / (gpu.bandwidth * 1e9 * MEMORY_EFFICIENCY),
     }
-    starting = found.operators * OPERATOR_SECONDS
+    starting = trace.operators * OPERATOR_SECONDS
     once["starting operators"] = max(0.0, starting - sum(once.values()))
     return {cause: value * job.accumulation for cause, value in once.items()}
 

@@ -98,13 +98,13 @@ def contradictions(config: Config) -> Iterator[str]:
     titles: dict[str, str] = {}
     for key in ("sources", "heldout_sources"):
         for index, source in enumerate(getattr(data, key)):
-            place = f"data.{key}.{index}"
-            before = titles.setdefault(source.title, place)
-            if before != place:
-                yield f"{place}: is named {source.title!r} like {before}; give it a name of its own"
+            key_of_source = f"data.{key}.{index}"
+            before = titles.setdefault(source.title, key_of_source)
+            if before != key_of_source:
+                yield f"{key_of_source}: is named {source.title!r} like {before}; give it a name of its own"
             for view in dict.fromkeys(data.views):
                 if view not in source.view_names():
-                    yield f"{place}: has views {', '.join(source.view_names())}, but data.views asks {view!r}"
+                    yield f"{key_of_source}: has views {', '.join(source.view_names())}, but data.views asks {view!r}"
     named = [source.name for source in data.sources]
     for index, stage in enumerate(data.mixture):
         for name in (*stage.weights, *stage.budgets):

@@ -56,11 +56,11 @@ class Filter:
         dropped: list[str] = []
         sides: list[list[str]] = []
         for texts in (first, second):
-            found = [self._problem(text) for text in texts]
-            sides.append([text for text, reason in zip(texts, found, strict=True) if reason is None])
-            dropped += [reason for reason in found if reason]
+            problems = [self._problem(text) for text in texts]
+            sides.append([text for text, reason in zip(texts, problems, strict=True) if reason is None])
+            dropped += [reason for reason in problems if reason]
             if texts and not sides[-1]:
-                return Usable(first, second, next(filter(None, found)), ())
+                return Usable(first, second, next(filter(None, problems)), ())
         one, other = sides
         if second:
             reason = self._drop_equal(one, other, dropped) or self._drop_unlike(one, other, dropped)

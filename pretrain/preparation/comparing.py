@@ -25,7 +25,7 @@ def matching_form(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TextComparison:
     """Which texts count as equal.
 
     Attributes:
@@ -84,13 +84,13 @@ def words(form: Forms) -> str:
 def grams(forms: Forms, size: int) -> Iterator[str]:
     """Yields the n-grams of every form of a text; the whole form if it has no more words than that."""
     for form in forms:
-        found = form[1:].split()
-        if len(found) <= size:
-            if found:
+        words_of_form = form[1:].split()
+        if len(words_of_form) <= size:
+            if words_of_form:
                 yield form
             continue
-        for start in range(len(found) - size + 1):
-            yield form[0] + " ".join(found[start : start + size])
+        for start in range(len(words_of_form) - size + 1):
+            yield form[0] + " ".join(words_of_form[start : start + size])
 
 
 def _digest(text: str, size: int) -> bytes:

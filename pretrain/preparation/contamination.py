@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pretrain.config.data import DecontaminationConfig
-from pretrain.preparation.comparing import Comparison, Forms, grams
+from pretrain.preparation.comparing import Forms, TextComparison, grams
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 
 KINDS = ("pair", "first", "second", "any", "ngram")
@@ -44,7 +44,7 @@ class EvaluationSet:
 class EvaluationIndex:
     """All test sets, and what a training record shares with them."""
 
-    def __init__(self, config: DecontaminationConfig, comparison: Comparison) -> None:
+    def __init__(self, config: DecontaminationConfig, comparison: TextComparison) -> None:
         self.config = config
         self.comparison = comparison
         self.views = comparison.views
@@ -58,22 +58,22 @@ class EvaluationIndex:
 
     def add(self, views: Mapping[str, Sequence[str]]) -> None:
         """Adds one test record, with any of the views."""
-        found = self.sets[-1]
+        test_set = self.sets[-1]
         first, second = self.comparison.sides(*(views.get(name, ()) for name in self.views))
         if self.views[0] == self.views[1]:
             second = []
         for side, texts in enumerate((first, second or first)):
             for forms in texts:
-                found.views[side].setdefault(forms[0], len(found.views[side]))
-                if all(form in found.texts for form in forms):
+                test_set.views[side].setdefault(forms[0], len(test_set.views[side]))
+                if all(form in test_set.texts for form in forms):
                     continue
-                number = _number(found.texts, forms)
+                number = _number(test_set.texts, forms)
                 self._every_text.update(forms)
                 for gram in grams(forms, self.config.ngram):
-                    found.grams.setdefault(gram, []).append(number)
+                    test_set.grams.setdefault(gram, []).append(number)
                     self._every_gram.add(gram)
         for keys in self.comparison.pairs(first, second):
-            _number(found.pairs, keys)
+            _number(test_set.pairs, keys)
 
     def add_parts(self, tests: Sequence[tuple[str, Sequence[ReadPart]]]) -> None:
         """Adds test sets as they were read: name and parts of each."""
@@ -89,7 +89,7 @@ class EvaluationIndex:
                     for number in range(len(batch["line"])):
                         self.add({view: texts[number] for view, texts in views.items()})
 
-    def find(self, first: Sequence[Forms], second: Sequence[Forms]) -> "Found | None":
+    def find(self, first: Sequence[Forms], second: Sequence[Forms]) -> "Contamination | None":
         """What a training record shares with the test sets; None: nothing.
 
         Args:
@@ -109,26 +109,26 @@ class EvaluationIndex:
         hits: set[tuple[int, str, int]] = set()
         contaminated = self.config.match == "ngram" and bool(looked)
         pairs = list(self.comparison.pairs(first, second))
-        for number, found in enumerate(self.sets):
-            same = {found.pairs[key] for keys in pairs for key in keys if key in found.pairs}
+        for number, test_set in enumerate(self.sets):
+            same = {test_set.pairs[key] for keys in pairs for key in keys if key in test_set.pairs}
             hits |= {(number, "pair", pair) for pair in same}
             contaminated |= bool(same) and self.config.match == "pair"
             for side, (name, texts) in enumerate(zip(self.views, sides, strict=True)):
                 for forms in texts:
-                    if forms[0] in found.views[side]:
-                        hits.add((number, ("first", "second")[side], found.views[side][forms[0]]))
-                    equal = {found.texts[form] for form in forms if form in found.texts}
+                    if forms[0] in test_set.views[side]:
+                        hits.add((number, ("first", "second")[side], test_set.views[side][forms[0]]))
+                    equal = {test_set.texts[form] for form in forms if form in test_set.texts}
                     hits |= {(number, "any", text) for text in equal}
                     contaminated |= bool(equal) and self._looks_at(name) and self.config.match in ("view", "ngram")
-            hits |= {(number, "ngram", text) for gram in shared for text in found.grams.get(gram, ())}
-        return Found(contaminated, sorted(hits))
+            hits |= {(number, "ngram", text) for gram in shared for text in test_set.grams.get(gram, ())}
+        return Contamination(contaminated, sorted(hits))
 
     def _looks_at(self, view: str) -> bool:
         return self.config.views is None or view in self.config.views
 
 
 @dataclass(frozen=True)
-class Found:
+class Contamination:
     """What a training record shares with test sets.
 
     Attributes:

@@ -29,9 +29,9 @@ def check_counts(
     Raises:
         DiptychError: Names the source or setting, and what became of the records.
     """
-    for source, own in zip(sources, parts, strict=True):
-        if not any(part.records for part in own):
-            raise DiptychError(f"data: {_named(source)} {_why_empty(source, own)}")
+    for source, source_parts in zip(sources, parts, strict=True):
+        if not any(part.records for part in source_parts):
+            raise DiptychError(f"data: {_named(source)} {_why_empty(source, source_parts)}")
     dropped: Counter[str] = Counter()
     for judged in judgement.sources:
         dropped.update(judged.dropped())

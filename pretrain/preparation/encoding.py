@@ -20,7 +20,7 @@ from pretrain.preparation.duplicates import text_key
 from pretrain.preparation.judging import Judged
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
 from pretrain.preparation.shards import ShardWriter, describe_shard
-from pretrain.preparation.workers import Workers, advance
+from pretrain.preparation.workers import WorkerPool, advance
 from pretrain.runtime.atomic_write import whole_file
 from pretrain.runtime.errors import DiptychError
 
@@ -66,7 +66,7 @@ def encode(
     split: str,
     encoding: Encoding,
     folder: Path,
-    workers: Workers,
+    workers: WorkerPool,
     title: str,
 ) -> list[dict[str, Any]]:
     """Encodes one source's records of one split.

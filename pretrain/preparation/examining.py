@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from pretrain.config.data import CleaningConfig, DecontaminationConfig, DeduplicationConfig
 from pretrain.preparation.cleaning import Filter
-from pretrain.preparation.comparing import Comparison, draw_key, words
+from pretrain.preparation.comparing import TextComparison, draw_key, words
 from pretrain.preparation.contamination import KINDS, EvaluationIndex
 from pretrain.preparation.duplicates import MINHASH_VERSION, KeyArray, band_keys, text_key
 from pretrain.preparation.reading import ReadPart, read_batches, wordings
-from pretrain.preparation.workers import Workers, advance
+from pretrain.preparation.workers import WorkerPool, advance
 from pretrain.runtime.atomic_write import whole_file
 
 FORMAT = 2
@@ -46,7 +46,7 @@ class Rules:
         heldout_fraction: Share of records that is held out; None: held-out records have sources of their own.
     """
 
-    comparison: Comparison
+    comparison: TextComparison
     cleaning: CleaningConfig
     deduplication: DeduplicationConfig
     decontamination: DecontaminationConfig
@@ -71,7 +71,7 @@ def examine(
     tests: Sequence[tuple[str, Sequence[ReadPart]]],
     rules: Rules,
     folder: Path,
-    workers: Workers,
+    workers: WorkerPool,
 ) -> list[list[Path]]:
     """Examines every part that was not examined before.
 
@@ -89,16 +89,16 @@ def examine(
         and ``hits``, the test items found: (test set, kind, item); ``wordings``, how many were dropped of records that
         were kept, for each reason of the filter.
     """
-    held = [[name, *(part.path.name for part in own)] for name, own in tests]
+    held = [[name, *(part.path.name for part in source_parts)] for name, source_parts in tests]
     decided = _hash([FORMAT, _facts(rules), held])
-    packed = (decided, tuple((name, tuple(own)) for name, own in tests))
+    packed = (decided, tuple((name, tuple(source_parts)) for name, source_parts in tests))
     tasks = []
-    for own, trains in zip(parts, training, strict=True):
-        for part in own:
+    for source_parts, trains in zip(parts, training, strict=True):
+        for part in source_parts:
             tasks.append(_Task(part, trains, rules, packed, folder / f"{_hash([decided, part.path.name, trains])}.npz"))
     total = sum(task.part.records for task in tasks)
     files = iter(list(workers.run("examining", _examine, tasks, total=total)))
-    return [[next(files) for _ in own] for own in parts]
+    return [[next(files) for _ in source_parts] for source_parts in parts]
 
 
 def _facts(rules: Rules) -> dict[str, Any]:
@@ -167,9 +167,9 @@ def _examine_records(task: _Task) -> dict[str, npt.NDArray[Any]]:
             if reason is None:
                 dropped.update(usable.dropped)
             sides = comparison.sides(usable.first, usable.second)
-            if index is not None and (found := index.find(*sides)):
-                hits.update((test, KINDS.index(kind), item) for test, kind, item in found.hits)
-                if reason is None and found.contaminated and rules.decontamination.action == "drop":
+            if index is not None and (contamination := index.find(*sides)):
+                hits.update((test, KINDS.index(kind), item) for test, kind, item in contamination.hits)
+                if reason is None and contamination.contaminated and rules.decontamination.action == "drop":
                     reason = "contaminated"
             verdicts.append(CODES[reason or "kept"])
             exact.append(comparison.record_keys(*sides))

@@ -25,12 +25,12 @@ def share_texts(
     """
     asked = list(islice(_records(parts, views, chosen), _EXAMINED))
     wanted = {group for group, _ in asked}
-    found: dict[str, set[str]] = {group: set() for group in wanted}
-    for own in held:
-        for group, texts in _records(own, views):
+    texts_by_group: dict[str, set[str]] = {group: set() for group in wanted}
+    for source_parts in held:
+        for group, texts in _records(source_parts, views):
             if group in wanted:
-                found[group] |= texts
-    return any(not texts.isdisjoint(found[group]) for group, texts in asked)
+                texts_by_group[group] |= texts
+    return any(not texts.isdisjoint(texts_by_group[group]) for group, texts in asked)
 
 
 def _records(
@@ -41,12 +41,12 @@ def _records(
     first = 0
     for part in parts:
         if chosen is None or np.any(chosen[first : first + part.records]):
-            place = first
+            first_number = first
             for batch in read_batches(part.path, [*names, "group"]):
                 groups = batch["group"].to_pylist()
                 texts = [wordings(batch[name]) for name in names]
-                for number, group in enumerate(groups, start=place):
+                for number, group in enumerate(groups, start=first_number):
                     if group is not None and (chosen is None or chosen[number]):
-                        yield group, {matching_form(text) for view in texts for text in view[number - place]}
-                place += len(groups)
+                        yield group, {matching_form(text) for view in texts for text in view[number - first_number]}
+                first_number += len(groups)
         first += part.records

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pretrain.config.data import DecontaminationConfig
-from pretrain.preparation.comparing import Comparison
+from pretrain.preparation.comparing import TextComparison
 from pretrain.preparation.contamination import EvaluationIndex
 from pretrain.preparation.judging import Judgement
 from pretrain.preparation.reading import ReadPart
@@ -24,10 +24,12 @@ Shards = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 
 def describe_shards(shards: Shards) -> dict[str, Any]:
     """The fingerprint of all tokens, and the counts of each split."""
-    digests = [shard["digest"] for per_source in shards.values() for own in per_source for shard in own]
+    digests = [
+        shard["digest"] for per_source in shards.values() for source_shards in per_source for shard in source_shards
+    ]
     splits = {}
     for split, per_source in shards.items():
-        everything = [shard for own in per_source for shard in own]
+        everything = [shard for source_shards in per_source for shard in source_shards]
         longest = max((shard["longest_pair"] for shard in everything), default=0)
         splits[split] = {key: sum(shard[key] for shard in everything) for key in COUNTS} | {"longest_pair": longest}
     return {"fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(), "splits": splits}
@@ -43,9 +45,11 @@ def describe_sources(
 ) -> list[dict[str, Any]]:
     """What was read of each source, dropped and kept, and where its shards are."""
 
-    def summary(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        listed = [{"file": str(shard["path"].relative_to(folder)), "records": shard["records"]} for shard in own]
-        return {key: sum(shard[key] for shard in own) for key in COUNTS} | {"shards": listed}
+    def summary(source_shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        listed = [
+            {"file": str(shard["path"].relative_to(folder)), "records": shard["records"]} for shard in source_shards
+        ]
+        return {key: sum(shard[key] for shard in source_shards) for key in COUNTS} | {"shards": listed}
 
     return [
         {
@@ -68,21 +72,21 @@ def describe_tests(
     sources: Sequence[Source],
     parts: Sequence[Sequence[ReadPart]],
     config: DecontaminationConfig,
-    comparison: Comparison,
+    comparison: TextComparison,
 ) -> list[dict[str, Any]]:
     """The records of each test set and its distinct items by kind."""
     index = EvaluationIndex(config, comparison)
-    index.add_parts([(source.title, own) for source, own in zip(sources, parts, strict=True)])
+    index.add_parts([(source.title, source_parts) for source, source_parts in zip(sources, parts, strict=True)])
     return [
         {
-            "name": found.name,
+            "name": test_set.name,
             "where": source.where(),
-            "records": sum(part.records for part in own),
-            "bad": sum(part.bad for part in own),
-            "left_out": sum(part.left_out for part in own),
-            **found.items,
+            "records": sum(part.records for part in source_parts),
+            "bad": sum(part.bad for part in source_parts),
+            "left_out": sum(part.left_out for part in source_parts),
+            **test_set.items,
         }
-        for source, found, own in zip(sources, index.sets, parts, strict=True)
+        for source, test_set, source_parts in zip(sources, index.sets, parts, strict=True)
     ]
 
 

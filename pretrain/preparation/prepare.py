@@ -28,7 +28,7 @@ from pretrain.data.branches import Branches
 from pretrain.data.corpus import FORMAT, check_files, read_manifest
 from pretrain.data.tokenizer import Tokenizer, load
 from pretrain.preparation.cleaning import Filter
-from pretrain.preparation.comparing import Comparison
+from pretrain.preparation.comparing import TextComparison
 from pretrain.preparation.counts import check_counts
 from pretrain.preparation.duplicates import MINHASH_VERSION
 from pretrain.preparation.encoding import Encoding, encode, usable_wordings
@@ -51,7 +51,7 @@ from pretrain.preparation.reading import (
     wordings,
 )
 from pretrain.preparation.tokenizer_training import train
-from pretrain.preparation.workers import Workers, choose_count
+from pretrain.preparation.workers import WorkerPool, choose_count
 from pretrain.runtime.atomic_write import write_text
 from pretrain.runtime.errors import DiptychError
 from pretrain.runtime.locks import waiting_lock
@@ -145,11 +145,11 @@ class _Preparation:
         )
         self.max_view_tokens = longest_view(config)
         self.tokenizer = load(config.tokenizer.path, config.tokenizer) if config.tokenizer.path else None
-        self.comparison = Comparison(data.views, frozenset(data.views_as_written()))
+        self.comparison = TextComparison(data.views, frozenset(data.views_as_written()))
         self.inputs = self._inputs()
         self.folder = data.folder / _hash(self.inputs)
-        work = sum(part.size for own in self.sources.parts for part in own)
-        self.workers = Workers(choose_count(data.workers, work), quiet=quiet)
+        work = sum(part.size for source_parts in self.sources.parts for part in source_parts)
+        self.workers = WorkerPool(choose_count(data.workers, work), quiet=quiet)
         self.rules = Rules(
             self.comparison,
             data.cleaning,
@@ -218,7 +218,7 @@ class _Preparation:
         both = (*self.sources.sources, *self.tests.sources)
         both_parts = [*self.sources.parts, *self.tests.parts]
         read = read_sources(both, both_parts, data.cleaning, self.work / "read", skip=skip, workers=workers)
-        everything = [part for own in read for part in own]
+        everything = [part for source_parts in read for part in source_parts]
         rows = {"good": sum(part.records for part in everything), "bad": sum(part.bad for part in everything)}
         bad_rows = [row for part in everything for row in part.bad_rows]
         self.check_bad_rows(rows, bad_rows)
@@ -326,8 +326,8 @@ class _Preparation:
         write_text(encoding.tokenizer, tokenizer.encoder.spec)
         return {
             split: [
-                encode(own, judged, split, encoding, folder / split / title, self.workers, title)
-                for own, judged, title in zip(parts, judgement.sources, self.sources.titles, strict=True)
+                encode(source_parts, judged, split, encoding, folder / split / title, self.workers, title)
+                for source_parts, judged, title in zip(parts, judgement.sources, self.sources.titles, strict=True)
             ]
             for split in ("train", "heldout")
         }

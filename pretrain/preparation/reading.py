@@ -19,7 +19,7 @@ import pyarrow.ipc
 
 from pretrain.config.data import CleaningConfig
 from pretrain.preparation.cleaning import clean_text
-from pretrain.preparation.workers import Workers, advance
+from pretrain.preparation.workers import WorkerPool, advance
 from pretrain.runtime.atomic_write import whole_file, write_text
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.files import Files
@@ -82,7 +82,7 @@ def read_sources(
     folder: Path,
     *,
     skip: bool,
-    workers: Workers,
+    workers: WorkerPool,
 ) -> list[list[ReadPart]]:
     """Reads every part that was not read before.
 
@@ -99,19 +99,19 @@ def read_sources(
     """
     tasks = [
         _Task(source, part, cleaning, folder / f"{part_key(source, part, cleaning)}.arrow", skip)
-        for source, own in zip(sources, parts, strict=True)
-        for part in own
+        for source, source_parts in zip(sources, parts, strict=True)
+        for part in source_parts
     ]
     total = sum(task.part.size for task in tasks)
     done = iter(list(workers.run("reading", _read, tasks, total=total, unit="B")))
-    return [[read for _ in own for read in next(done)] for own in parts]
+    return [[read for _ in source_parts for read in next(done)] for source_parts in parts]
 
 
 def part_key(source: Source, part: Part, cleaning: CleaningConfig) -> str:
     """Names the file of a part: a hash of its content, of how it is read and of what is done to its texts."""
     settings = source.settings() | {"name": None}
-    place = [part.file, part.first_line]  # stored with every record
-    inputs = [FORMAT, settings, part.fingerprint, part.start, part.stop, place, cleaning.text_settings()]
+    position = [part.file, part.first_line]  # stored with every record
+    inputs = [FORMAT, settings, part.fingerprint, part.start, part.stop, position, cleaning.text_settings()]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -32,7 +32,7 @@ def advance(amount: int) -> None:
         _bar.update(amount)
 
 
-class Workers:
+class WorkerPool:
     """A number of processes; one: the tasks run in this process."""
 
     def __init__(self, count: int, *, quiet: bool) -> None:

@@ -141,9 +141,9 @@ class _Parser:
         return self._text[self._at : self._at + 1]
 
     def _take(self, expected: str) -> bool:
-        found = self._peek() == expected
-        self._at += found
-        return found
+        parsed = self._peek() == expected
+        self._at += parsed
+        return parsed
 
     def _next(self, inside: str) -> str:
         character = self._peek()
@@ -248,7 +248,7 @@ class _Parser:
 
     def _class(self) -> Ranges:
         opposite = self._take("^")
-        found: list[tuple[int, int]] = []
+        parsed: list[tuple[int, int]] = []
         while not self._take("]"):
             first = self._member()
             if self._peek() == "-" and self._text[self._at + 1 : self._at + 2] != "]":
@@ -256,13 +256,13 @@ class _Parser:
                 last = self._member()
                 if len(first) != 1 or len(last) != 1 or first[0][0] != first[0][1] or first[0][0] > last[0][0]:
                     raise self._error("the range of characters is empty or has a class at an end")
-                found.append((first[0][0], last[0][1]))
+                parsed.append((first[0][0], last[0][1]))
             else:
-                found += first
-        if not found:
+                parsed += first
+        if not parsed:
             raise self._error("a class without characters")
         # A range may span the line break, which no line has.
-        return without(ranges(found)) if opposite else without(without(ranges(found)))
+        return without(ranges(parsed)) if opposite else without(without(ranges(parsed)))
 
     def _member(self) -> Ranges:
         character = self._next("a class")

@@ -88,7 +88,7 @@ class Ranks:
             Preempted: Some rank's action was ended by a signal.
         """
         problem: str | None = None
-        kind: type[BaseException] = DiptychError
+        exception: type[BaseException] = DiptychError
         result = None
         try:
             with preemption.raised() if long else nullcontext():
@@ -96,10 +96,10 @@ class Ranks:
         except DiptychError as error:
             problem = str(error)
         except OSError as error:
-            problem, kind = f"{error.filename or 'file system'}: {error.strerror or error}", _kind(error)
+            problem, exception = f"{error.filename or 'file system'}: {error.strerror or error}", _exception_for(error)
         except Preempted as stop:
-            problem, kind = str(stop), Preempted
-        for text, raised in self.gather((problem, kind)):
+            problem, exception = str(stop), Preempted
+        for text, raised in self.gather((problem, exception)):
             if text is not None:
                 raise raised(text)
         return result  # type: ignore[return-value]
@@ -169,7 +169,7 @@ def start_ranks(timeout_minutes: int) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
-def _kind(error: OSError) -> type[Exception]:
+def _exception_for(error: OSError) -> type[Exception]:
     return OSError if may_pass(error) else DiptychError
 
 

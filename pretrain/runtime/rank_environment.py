@@ -32,22 +32,22 @@ def rank_environment(environ: Mapping[str, str]) -> dict[str, str]:
         DiptychError: The variables contradict each other or one is missing; names it.
     """
     if "RANK" in environ:
-        found = _from_launcher(environ)
+        variables = _from_launcher(environ)
     elif "SLURM_STEP_NUM_TASKS" in environ:
-        found = _from_step(environ)
+        variables = _from_step(environ)
     elif _number(environ, "WORLD_SIZE", "1") > 1:
         raise DiptychError(f"WORLD_SIZE: is {environ['WORLD_SIZE']}, but RANK is not set; start with deepspeed or srun")
     else:
-        found = _set(0, 0, 1, 1)
-    if found["WORLD_SIZE"] == "1":
-        return {"MASTER_ADDR": "127.0.0.1"} | found
-    host, local_size = found["MASTER_ADDR"], found.get("LOCAL_SIZE")
-    if local_size not in (None, found["WORLD_SIZE"]) and _LOOPBACK.match(host):
+        variables = _set(0, 0, 1, 1)
+    if variables["WORLD_SIZE"] == "1":
+        return {"MASTER_ADDR": "127.0.0.1"} | variables
+    host, local_size = variables["MASTER_ADDR"], variables.get("LOCAL_SIZE")
+    if local_size not in (None, variables["WORLD_SIZE"]) and _LOOPBACK.match(host):
         raise DiptychError(
             f"MASTER_ADDR: {host} is every node itself, and the ranks run on several nodes; leave it out under srun, "
             "or name the node of rank 0"
         )
-    return found
+    return variables
 
 
 def unused_tasks(environ: Mapping[str, str]) -> str | None:
@@ -106,22 +106,22 @@ def first_host(nodes: str) -> str:
 
 def _from_launcher(environ: Mapping[str, str]) -> dict[str, str]:
     rank, world_size = _number(environ, "RANK"), _number(environ, "WORLD_SIZE", "1")
-    found = {
+    variables = {
         "RANK": str(rank),
         "LOCAL_RANK": str(_number(environ, "LOCAL_RANK", "0" if world_size == 1 else None)),
         "WORLD_SIZE": str(world_size),
     }
     local_size = environ.get("LOCAL_WORLD_SIZE", environ.get("LOCAL_SIZE"))  # torchrun's name, DeepSpeed's name
     if local_size is not None:
-        found |= {"LOCAL_SIZE": local_size, "LOCAL_WORLD_SIZE": local_size}
+        variables |= {"LOCAL_SIZE": local_size, "LOCAL_WORLD_SIZE": local_size}
     if rank >= world_size:
         raise DiptychError(f"RANK: is {rank}, but WORLD_SIZE is {world_size}; start with deepspeed, torchrun or srun")
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name in environ:
-            found[name] = environ[name]
+            variables[name] = environ[name]
         elif world_size > 1:
             raise DiptychError(f"{name}: is not set; it says where the {world_size} ranks meet")
-    return found
+    return variables
 
 
 def _from_step(environ: Mapping[str, str]) -> dict[str, str]:
@@ -129,19 +129,19 @@ def _from_step(environ: Mapping[str, str]) -> dict[str, str]:
     world_size = _number(environ, "SLURM_STEP_NUM_TASKS")
     sizes = _tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE", str(world_size)))
     node = _number(environ, "SLURM_NODEID", "0")
-    found = _set(
+    variables = _set(
         _number(environ, "SLURM_PROCID"),
         _number(environ, "SLURM_LOCALID"),
         world_size,
         sizes[node] if node < len(sizes) else sizes[0],
     )
     if world_size == 1:
-        return found
+        return variables
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
     host = environ.get("MASTER_ADDR") or ("127.0.0.1" if len(sizes) == 1 else first_host(nodes))
     if not host:
         raise DiptychError("SLURM_STEP_NODELIST: is not set; export MASTER_ADDR, the node of rank 0")
-    return found | {"MASTER_ADDR": host, "MASTER_PORT": environ.get("MASTER_PORT") or str(_port(environ))}
+    return variables | {"MASTER_ADDR": host, "MASTER_PORT": environ.get("MASTER_PORT") or str(_port(environ))}
 
 
 def _port(environ: Mapping[str, str]) -> int:

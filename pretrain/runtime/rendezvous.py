@@ -124,5 +124,5 @@ def _choose_interface(address: str) -> None:
         named = "127.0.0.1"
     if named.startswith("127."):
         for interface, addresses in psutil.net_if_addrs().items():
-            if any(found.address == address for found in addresses):
+            if any(interface_address.address == address for interface_address in addresses):
                 os.environ["GLOO_SOCKET_IFNAME"] = interface

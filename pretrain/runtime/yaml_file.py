@@ -224,28 +224,28 @@ def _text(node: yaml.ScalarNode) -> str:
 
 
 def _construct(_: _Loader, node: yaml.Node) -> Any:
-    kind = node.tag.removeprefix(_TAG)
+    tag = node.tag.removeprefix(_TAG)
     if not isinstance(node, yaml.ScalarNode):
-        raise yaml.MarkedYAMLError(problem=f"expected one value for !!{kind}", problem_mark=node.start_mark)
+        raise yaml.MarkedYAMLError(problem=f"expected one value for !!{tag}", problem_mark=node.start_mark)
     text = _text(node)
-    if kind == "str":
+    if tag == "str":
         return text
-    if kind == "null":
+    if tag == "null":
         return None
-    if kind == "bool" and _BOOL.fullmatch(text):
+    if tag == "bool" and _BOOL.fullmatch(text):
         truth = text.lower() == "true"
         return truth if text.islower() else _remember(_WrittenBool(truth), text)
     value = number(text)
     if value is None and _INT.fullmatch(text):
         problem = f"a number of {len(text):,} digits is more than can be read"
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-    if kind == "int" and isinstance(value, int):
+    if tag == "int" and isinstance(value, int):
         return value if str(value) == text else _remember(_WrittenInt(value), text)
-    if kind == "float" and value is not None:
+    if tag == "float" and value is not None:
         value = float(value)
         # PyYAML writes 1e-05 as 1.0e-05, so that readers of YAML 1.1 take it for a number.
         return value if str(value) == text and "e" not in text else _remember(_WrittenFloat(value), text)
-    raise yaml.MarkedYAMLError(problem=f"{text[:40]!r} is no !!{kind}", problem_mark=node.start_mark)
+    raise yaml.MarkedYAMLError(problem=f"{text[:40]!r} is no !!{tag}", problem_mark=node.start_mark)
 
 
 def _remember(value: Any, text: str) -> Any:
@@ -265,8 +265,8 @@ def _decimal(text: str) -> float:
 
 
 def _represent(dumper: _Dumper, value: Any) -> yaml.ScalarNode:
-    kind = {_WrittenBool: "bool", _WrittenInt: "int", _WrittenFloat: "float"}[type(value)]
-    return dumper.represent_scalar(f"{_TAG}{kind}", str(value))
+    tag = {_WrittenBool: "bool", _WrittenInt: "int", _WrittenFloat: "float"}[type(value)]
+    return dumper.represent_scalar(f"{_TAG}{tag}", str(value))
 
 
 def _represent_in_line(dumper: _LineDumper, text: str) -> yaml.ScalarNode:

@@ -48,12 +48,12 @@ class Files:
         Raises:
             DiptychError: A pattern matches nothing or is a folder, or its store cannot be reached.
         """
-        found: dict[str, str] = {}
+        matched: dict[str, str] = {}
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             local = local_path(pattern)
             for path in sorted(_match_remote(pattern) if local is None else _match_local(local)):
-                found.setdefault(path if "://" in path else os.path.realpath(path), path)
-        return list(found.values())
+                matched.setdefault(path if "://" in path else os.path.realpath(path), path)
+        return list(matched.values())
 
     def whole(self, path: str) -> Part:
         """The file as one part.
@@ -163,20 +163,20 @@ def _match_local(pattern: str) -> list[str]:
         return [pattern]
     if os.path.isdir(pattern):
         raise DiptychError(f"{pattern}: is a folder; name its files, as in {pattern.rstrip('/')}/*.jsonl")
-    found = [path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path)]
-    if not found:
+    matched = [path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path)]
+    if not matched:
         what = "no file matches" if glob.has_magic(pattern) else "no such file"
         raise DiptychError(f"{pattern}: {what} (working directory {os.getcwd()}); check the path")
-    return found
+    return matched
 
 
 def _match_remote(pattern: str) -> list[str]:
     with reading(pattern):
         system, name = file_system(pattern)
-        found = system.glob(name, detail=True)
-    names = [name for name, info in found.items() if info.get("type") != "directory"]
+        matched = system.glob(name, detail=True)
+    names = [name for name, info in matched.items() if info.get("type") != "directory"]
     if not names:
-        what = "is a folder; name its files, as in FOLDER/*.jsonl" if found else "no file matches; check the path"
+        what = "is a folder; name its files, as in FOLDER/*.jsonl" if matched else "no file matches; check the path"
         raise DiptychError(f"{pattern}: {what}")
     head, chained, tail = pattern.partition("::")
     if not chained:

@@ -97,8 +97,8 @@ def lines(
 def _line(raw: bytes, file: str, number: int, encoding: str) -> tuple[int, str] | BadRow:
     if b"\0" in raw:
         utf_16 = number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        kind = "UTF-16 text; convert it to UTF-8" if utf_16 else "a binary file; check the path"
-        return BadRow(file, number, f"byte {raw.index(0) + 1} of the line is NUL: this looks like {kind}")
+        content = "UTF-16 text; convert it to UTF-8" if utf_16 else "a binary file; check the path"
+        return BadRow(file, number, f"byte {raw.index(0) + 1} of the line is NUL: this looks like {content}")
     try:
         return number, raw.decode(encoding)
     except UnicodeDecodeError as error:

@@ -46,16 +46,16 @@ def check_case(network: BranchNetwork, case: Mapping[str, Any]) -> dict[str, flo
     lm_sum, states, _ = network(batch)
     terms = objective(states, lm_sum, batch, step)
     terms.loss.backward()  # type: ignore[no-untyped-call]
-    found = {
+    computed = {
         "lm_loss": float(terms.lm_sum) / step.num_labels,
         "jepa_loss": float(terms.pair_sum) / step.num_pairs,
     }
-    expected = {name: case[name] for name in found}
+    expected = {name: case[name] for name in computed}
     for name, norm in (case.get("grad_norms") or {}).items():
         gradient = network.lm.get_parameter(name).grad
         expected[f"grad {name}"] = norm
-        found[f"grad {name}"] = 0.0 if gradient is None else float(torch.linalg.vector_norm(gradient))
-    return {name: abs(found[name] - value) / max(abs(value), 1e-12) for name, value in expected.items()}
+        computed[f"grad {name}"] = 0.0 if gradient is None else float(torch.linalg.vector_norm(gradient))
+    return {name: abs(computed[name] - value) / max(abs(value), 1e-12) for name, value in expected.items()}
 
 
 def main(argv: Sequence[str]) -> int:

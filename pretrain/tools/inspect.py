@@ -29,7 +29,7 @@ from pretrain.tools.visible import visible
 
 
 @dataclass(frozen=True)
-class Request:
+class InspectOptions:
     """What the command line asks for.
 
     Attributes:
@@ -51,7 +51,7 @@ class Request:
     overwrite: bool = False
 
 
-def read_arguments(argv: Sequence[str]) -> Request:
+def read_arguments(argv: Sequence[str]) -> InspectOptions:
     """Reads the command line.
 
     Raises:
@@ -67,69 +67,71 @@ def read_arguments(argv: Sequence[str]) -> Request:
     add("--html", metavar="FILE", help="where the page goes, or none (inspect.html in the corpus)")
     add("--overwrite", action="store_true", help="let --html replace an existing file")
     given = parser.read(argv)
-    return Request(given.data, tuple(given.settings), given.records, given.layout, given.k, given.html, given.overwrite)
+    return InspectOptions(
+        given.data, tuple(given.settings), given.records, given.layout, given.k, given.html, given.overwrite
+    )
 
 
-def find_facts(request: Request) -> Facts:
+def find_facts(options: InspectOptions) -> Facts:
     """Opens the corpus that is asked for and computes what is to be said about it.
 
     Raises:
         DiptychError: There is none, or more than one; it is not whole; or its tokenizer has too few [PRED] tokens.
     """
     packing, objective = PackingConfig(), ObjectiveConfig()
-    if request.data.suffix in (".yaml", ".yml"):
-        config = load_config(request.data, request.overrides)
-        check_with_libraries(config, request.data)
+    if options.data.suffix in (".yaml", ".yml"):
+        config = load_config(options.data, options.overrides)
+        check_with_libraries(config, options.data)
         packing, objective = config.packing, config.objective
         folder = prepare(config)
-    elif request.overrides:
-        raise DiptychError(f"{request.overrides[0]}: settings go with a config.yaml, not with a prepared corpus")
+    elif options.overrides:
+        raise DiptychError(f"{options.overrides[0]}: settings go with a config.yaml, not with a prepared corpus")
     else:
-        folder = find_corpus(request.data)
-    _check_page(request, folder)
+        folder = find_corpus(options.data)
+    _check_page(options, folder)
     corpus = read_corpus(folder)
     reserved = corpus.manifest["inputs"]["tokenizer"]["predictor_tokens"]
     tokenizer = load(folder / "tokenizer", TokenizerConfig(predictor_tokens=reserved))
-    count = objective.predictors if request.predictors is None else request.predictors
-    if request.predictors is None and not reserved:
+    count = objective.predictors if options.predictors is None else options.predictors
+    if options.predictors is None and not reserved:
         count = 0
     if (1 if objective.repeat_predictor else count) > reserved and count:
         raise DiptychError(f"--k: {count} [PRED] tokens, but the tokenizer of {folder} has {reserved}")
     branches = make_branches(
-        packing.model_copy(update={"layout": request.layout or packing.layout}),
+        packing.model_copy(update={"layout": options.layout or packing.layout}),
         objective.model_copy(update={"predictors": count}),
         eos=tokenizer.eos,
         bos=tokenizer.bos,
         predictors=tokenizer.predictors,
     )
-    return gather(corpus, tokenizer, branches, request.records)
+    return gather(corpus, tokenizer, branches, options.records)
 
 
-def _page_of(request: Request, folder: Path) -> Path | None:
+def _page_of(options: InspectOptions, folder: Path) -> Path | None:
     """Where the page goes; None: nowhere."""
-    if request.page == "none":
+    if options.page == "none":
         return None
-    return folder / "inspect.html" if request.page is None else Path(request.page)
+    return folder / "inspect.html" if options.page is None else Path(options.page)
 
 
-def _check_page(request: Request, folder: Path) -> None:
+def _check_page(options: InspectOptions, folder: Path) -> None:
     """Refuses to replace what this command did not make, before any work."""
-    page = _page_of(request, folder)
+    page = _page_of(options, folder)
     if page is None or page.absolute() == (folder / "inspect.html").absolute():
         return
     if page.is_dir():
         raise DiptychError(f"--html {page}: is a folder; name a file")
     if not page.parent.is_dir():
         raise DiptychError(f"--html {page}: there is no folder {page.parent}")
-    if page.exists() and not request.overwrite:
+    if page.exists() and not options.overwrite:
         raise DiptychError(f"--html {page}: exists already; choose another file or give --overwrite")
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain.inspect``."""
-    request = read_arguments(argv)
-    facts = find_facts(request)
-    page = _page_of(request, facts.folder)
+    options = read_arguments(argv)
+    facts = find_facts(options)
+    page = _page_of(options, facts.folder)
     if page is not None:
         text = html.render(facts)
         try:

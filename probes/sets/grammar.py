@@ -18,7 +18,7 @@ import numpy as np
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.synthetic import reviews_lexicon as lexicon
 from pretrain.sources.synthetic.reviews import Draw, Meaning, draw_meaning, word_meaning
-from pretrain.sources.synthetic.reviews_lexicon import Frame
+from pretrain.sources.synthetic.reviews_lexicon import SentenceFrame
 from probes.sets.labelled import LabelledSet, Split
 
 T = TypeVar("T")
@@ -121,4 +121,4 @@ def _worded(seed: int, meanings: Sequence[tuple[int, Meaning]], held_out: bool) 
 
 def _text(option: object) -> str:
     """The frame that an option is; words have no braces."""
-    return option.text if isinstance(option, Frame) else str(option)
+    return option.text if isinstance(option, SentenceFrame) else str(option)

@@ -19,7 +19,7 @@ from pretrain.sources.files import Files
 from pretrain.sources.part import Part
 from pretrain.sources.record import Record, Source
 from pretrain.sources.synthetic import reviews_lexicon as lexicon
-from pretrain.sources.synthetic.reviews_lexicon import Domain, Frame
+from pretrain.sources.synthetic.reviews_lexicon import Domain, SentenceFrame
 
 T = TypeVar("T")
 
@@ -137,7 +137,7 @@ def draw_meaning(draw: Draw) -> Meaning:
 # ---------------------------------------------------------------------------------------------------------- wording
 
 
-def _by_use(frames: Sequence[Frame]) -> dict[tuple[bool, int, bool, bool], tuple[Frame, ...]]:
+def _by_use(frames: Sequence[SentenceFrame]) -> dict[tuple[bool, int, bool, bool], tuple[SentenceFrame, ...]]:
     """Index frames by (affirms, strength, predicate is good, has to embed)."""
     return {
         (affirms, strength, good, embeds): tuple(

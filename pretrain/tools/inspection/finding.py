@@ -20,11 +20,11 @@ def find_corpus(data: Path) -> Path:
         raise DiptychError(f"{data}: is a file; name the folder of a prepared corpus, or a config.yaml")
     if (data / "manifest.json").is_file():
         return data
-    found = sorted(manifest.parent for manifest in data.glob("*/manifest.json"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        lines = [f"{data}: holds {len(found)} corpora; name one of them", *map(_describe, found)]
+    corpora = sorted(manifest.parent for manifest in data.glob("*/manifest.json"))
+    if len(corpora) == 1:
+        return corpora[0]
+    if corpora:
+        lines = [f"{data}: holds {len(corpora)} corpora; name one of them", *map(_describe, corpora)]
         raise DiptychError("\n  ".join(lines))
     stopped = [data] if data.suffix == ".partial" else sorted(data.glob("*.partial"))
     if stopped:

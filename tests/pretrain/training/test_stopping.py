@@ -18,7 +18,7 @@ import torch
 
 from pretrain.data.corpus import Pairs
 from pretrain.data.schedule import MicroBatch, PackedRow, Step
-from pretrain.preparation.workers import Workers
+from pretrain.preparation.workers import WorkerPool
 from pretrain.runtime import locks
 from pretrain.runtime.command import HUNG
 from pretrain.runtime.distributed import Ranks
@@ -243,7 +243,7 @@ def test_a_signal_to_every_process_of_a_step_ends_preparation_and_its_workers(li
 
     threading.Thread(target=tell).start()
     with pytest.raises(Preempted):
-        list(Workers(2, quiet=True).run("waits", time.sleep, [60.0, 60.0], total=2))
+        list(WorkerPool(2, quiet=True).run("waits", time.sleep, [60.0, 60.0], total=2))
     assert multiprocessing.active_children() == []
 
 

@@ -42,7 +42,7 @@ def is_sound(condition: Condition, regex: str) -> bool:
     verdicts: dict[tuple[bool, ...], bool] = {}
     try:
         start = (0,) * len(parts), automaton.start(tree)
-        found, pairs = {start}, [start]
+        seen, pairs = {start}, [start]
         for states, state in pairs:  # grows while it is walked
             truth = tuple(accepts[at] for (_, accepts), at in zip(tables, states, strict=True))
             if truth not in verdicts:
@@ -52,8 +52,8 @@ def is_sound(condition: Condition, regex: str) -> bool:
             rows = [steps[at] for (steps, _), at in zip(tables, states, strict=True)]
             for symbol, after in enumerate(zip(*rows, strict=True)):
                 pair = after, automaton.step(state, symbol)
-                if pair not in found:
-                    found.add(pair)
+                if pair not in seen:
+                    seen.add(pair)
                     pairs.append(pair)
             if len(pairs) > _MAX_STATES:
                 return False

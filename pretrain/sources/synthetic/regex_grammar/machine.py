@@ -182,9 +182,9 @@ def _some_word(inner: Machine) -> Machine:
     """Its states: whether a word was found, and the state of the word under way (None: outside words)."""
 
     def step(state: Any, character: str) -> Hashable:
-        found, within = state
-        if found:
-            return found, within
+        is_found, within = state
+        if is_found:
+            return is_found, within
         if character in _WORD:
             return False, inner.step(inner.start if within is None else within, character)
         return within is not None and inner.accepts(within), None
