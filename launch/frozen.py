@@ -1,4 +1,4 @@
-"""What a submitted job runs: the code and the config of the moment of submission, in the run folder."""
+"""The copies of code and config in the run folder that a submitted job runs."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ PACKAGES = ("pretrain", "finetune", "probes", "launch")
 
 
 def freeze(folder: Path, config: str, *, again: bool = False) -> bool:
-    """Puts code and config into ``folder/frozen``: later edits change nothing for the job.
+    """Copies code and config into ``folder/frozen``, so that later edits do not change the job.
 
     Args:
         folder: Run folder.
@@ -22,7 +22,7 @@ def freeze(folder: Path, config: str, *, again: bool = False) -> bool:
         again: Replace what was frozen for an earlier submission.
 
     Returns:
-        False if this config was frozen there before, and stays with the code of that time.
+        False if this config was frozen there before; it stays with the code of that time.
 
     Raises:
         DiptychError: Another config is frozen there.

@@ -1,4 +1,4 @@
-"""A pipeline file: pre-training, fine-tuning and probing of one or several runs, and how Slurm is asked for each.
+"""A pipeline file: pre-training, fine-tuning and probing of one or several runs, with Slurm's options for each.
 
     folder: runs/jepa                    # runs/jepa/pretrain/NAME, runs/jepa/finetune/NAME, runs/jepa/probe
     sbatch: {nodes: 1, ntasks-per-node: 8, gpus-per-node: 8, cpus-per-task: 8, time: "24:00:00"}
@@ -89,7 +89,7 @@ class Pipeline(Section):
     probe: ProbeStage | None = None
 
     def training(self) -> dict[str, TrainingStage]:
-        """The training stages that there are, in their order."""
+        """The training stages of the pipeline, in order."""
         stages = {"pretrain": self.pretrain, "finetune": self.finetune}
         return {name: stage for name, stage in stages.items() if stage is not None}
 
@@ -173,7 +173,7 @@ def _of_stage(changes: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _without_architecture(path: Path) -> dict[str, Any]:
-    """Takes the architecture out of a config that would train from scratch; a mistake in it is for its reader."""
+    """Removes the architecture from a config that would train from scratch; ``load_config`` reports mistakes in it."""
     try:
         model = yaml_file.read_mapping(path, "sections")["model"]
         return {"model": {key: value for key, value in model.items() if key not in ("type", "fields")}}
@@ -182,7 +182,7 @@ def _without_architecture(path: Path) -> dict[str, Any]:
 
 
 def _text(config: Config, model: Path | None) -> str:
-    """What was given, as YAML; the rest are defaults of the code that is frozen with it."""
+    """The settings that were given, as YAML; the rest are defaults of the code that is frozen with it."""
     tree = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if model is not None:
         tree["model"]["path"] = tree["tokenizer"]["path"] = str(model)
@@ -190,7 +190,7 @@ def _text(config: Config, model: Path | None) -> str:
 
 
 def _stand_in(folder: Path) -> Path:
-    """What passes for a model when a config is checked before the model is there."""
+    """A folder that passes for a model, to check a config before the model exists."""
     (folder / "config.json").write_text("{}", encoding="utf-8")
     (folder / "model.safetensors").touch()
     return folder

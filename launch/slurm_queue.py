@@ -1,4 +1,4 @@
-"""What Slurm's queue says about jobs."""
+"""Jobs in Slurm's queue."""
 
 import shutil
 import subprocess
@@ -28,17 +28,17 @@ class QueuedJob:
 
     @property
     def active(self) -> bool:
-        """Whether it runs or is to run."""
+        """Whether it runs or will run."""
         return self.state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "SIGNALING")
 
     @property
     def label(self) -> str:
-        """How Slurm's commands call it."""
+        """Its name in Slurm's commands."""
         return self.number if self.task is None else f"{self.number}_{self.task}"
 
 
 def queued_jobs() -> list[QueuedJob]:
-    """Jobs that Slurm knows of, ended ones for some minutes too; none where there is no Slurm."""
+    """Jobs that Slurm knows, also those that ended some minutes ago; none without Slurm."""
     if shutil.which("squeue") is None:
         return []
     command = [

@@ -1,10 +1,10 @@
-"""``python -m launch status [RUN_OR_FOLDER ...]``: where each run is, from its files and Slurm's queue.
+"""``python -m launch status [RUN_OR_FOLDER ...]``: the state of each run, from its files and Slurm's queue.
 
 Folders are searched for runs; without one, ``runs``.
 
 running    a process holds the run folder          queued     its job waits, and never ran
-requeued   its job waits, to go on                 starting   its job runs, training does not yet
-finished   it is exported                          stopped    none of these: start it again to go on
+requeued   its job waits, to resume                starting   its job runs, training does not yet
+finished   it is exported                          stopped    none of these: start it again to resume
 failed     stopped, and a diagnosis or stack traces were left since its last checkpoint
 """
 
@@ -28,7 +28,7 @@ _DEPTH = 4
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run is.
+    """The state of a run.
 
     Attributes:
         folder: The run folder.
@@ -82,7 +82,7 @@ def find_runs(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 
 def run_status(folder: Path, jobs: Sequence[QueuedJob]) -> Status:
-    """Reads where a run is.
+    """Reads the state of a run.
 
     Args:
         folder: The run folder.

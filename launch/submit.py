@@ -107,7 +107,7 @@ def submit(pipeline: Pipeline, jobs: Sequence[SlurmJob]) -> None:
     """
     if shutil.which("sbatch") is None:
         raise DiptychError("sbatch: is not on the PATH; submit on a machine of a Slurm cluster, or look at --dry-run")
-    # A submission from within a job must not hand that job's rank and step on.
+    # A submission from within a job must not pass on that job's rank and step.
     environment = {name: value for name, value in os.environ.items() if not _of_a_job(name)}
     numbers: dict[str, str] = {}
     for job in jobs:
@@ -165,7 +165,7 @@ def _check_probe(arguments: Sequence[str]) -> None:
 
 
 def _refuse_second(pipeline: Pipeline) -> None:
-    """A pipeline that is in the queue is not submitted again."""
+    """Refuses a pipeline that is in the queue already."""
     record = pipeline.folder / SUBMITTED / "jobs.json"
     if not record.is_file():
         return

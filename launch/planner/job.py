@@ -27,7 +27,7 @@ class _Model(NamedTuple):
     attention: str
 
 
-# The search for what fits asks for the same again and again.
+# Cached, because the search for a remedy asks for the same models repeatedly.
 _MODELS: dict[tuple[Any, ...], _Model] = {}
 
 
@@ -96,7 +96,7 @@ class Job(Load):
 
 
 def make_job(config: Config, machines: Machines, *, corpus: Path | None = None, used: float = 0.95) -> Job:
-    """Puts a job together.
+    """Makes a job of a config and machines.
 
     Args:
         config: The run's.

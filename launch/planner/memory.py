@@ -19,7 +19,7 @@ HOST_OF_RANK = 4 * 2**30
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """What one rank needs.
+    """The memory that one rank needs.
 
     Attributes:
         moments: For each moment of a step the bytes on the device by part.

@@ -16,7 +16,7 @@ MOST_GPUS = 16384
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change, and the plan with it.
+    """A change of settings or machines, and the plan with it.
 
     Attributes:
         settings: As ``key=value``.
@@ -60,7 +60,7 @@ def find_remedy(job: Job, plan_again: Callable[[Sequence[str], Machines], Job]) 
 
 
 def candidates(config: Config, gpus: int) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Changes in the order in which they are tried: what costs least time first, then together, then more GPUs.
+    """Changes in the order in which they are tried: single ones by the time they cost, then combined, then more GPUs.
 
     Each is tried with the rows of a micro-batch as they are, then halved down to one: accumulation follows.
     """

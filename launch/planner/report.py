@@ -26,7 +26,7 @@ HINTS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole plan.
+    """A plan: memory, speed, cost and, if it does not fit, a remedy.
 
     Attributes:
         job: What was planned.

@@ -16,7 +16,7 @@ from pretrain.training.run_schedule import make_schedule
 
 @dataclass(frozen=True)
 class RowFigures:
-    """What is known of the rows.
+    """Figures of the rows of a corpus.
 
     Attributes:
         used: Share of positions that hold tokens.
@@ -36,7 +36,7 @@ class RowFigures:
 
 
 def assumed_rows(config: Config, used: float) -> RowFigures:
-    """Rows of views of one length, an eighth of a row or what the config allows."""
+    """Figures under the assumption that all views have one length: an eighth of a row, or what the config allows."""
     row, branched = config.packing.row_length, config.objective.lambda_ > 0
     view = row / 8
     if config.data.max_view_tokens is not None:
@@ -48,7 +48,7 @@ def assumed_rows(config: Config, used: float) -> RowFigures:
 
 
 def measured_rows(config: Config, folder: Path, world: int) -> RowFigures:
-    """Rows of a prepared corpus, of its first window.
+    """Figures of a prepared corpus, from its first window.
 
     Raises:
         DiptychError: The folder holds none, or it does not fill a step.

@@ -32,7 +32,7 @@ HOST_BANDWIDTH = 200
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of one optimizer step by what takes them, and what follows.
+    """Seconds of one optimizer step by component, and what follows from them.
 
     Attributes:
         seconds: By cause; they add up to a step.
@@ -146,7 +146,7 @@ def bandwidth(job: Job) -> float:
     machines = job.machines
     rate = machines.gpu.link
     if machines.nodes > 1:
-        # Every node takes in what its ranks gather once, over all its adapters.
+        # Every node receives what its ranks gather once, over all its adapters.
         rate = min(rate, machines.network.of_node(machines.ranks_of_node))
     return rate * 1e9 * LINK_EFFICIENCY
 

@@ -43,7 +43,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), kind: Any = Co
         config = yaml_file.validate(kind, tree)
     except ValidationError as error:
         problems += [_describe(item, kind) for item in error.errors()]
-        # Rules between the sections that are sound; one that names a broken section would speak of its default.
+        # Rules between valid sections; a rule that names an invalid section would see its default.
         broken = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
         with suppress(ValidationError):  # a section that must be given is broken
             sound = yaml_file.validate(kind, {name: section for name, section in tree.items() if name not in broken})
@@ -72,9 +72,9 @@ def dump_config(config: Config) -> str:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The settings that make a run this run, as flat dotted keys: all but those that a resumption may change.
+    """The settings that identify a run, as flat dotted keys: all but those that a resumption may change.
 
-    Where files lie is no part of it: what they hold is checked by fingerprint.
+    Paths of files are left out, because contents are compared by fingerprint.
     """
     settings = {key: value for key, value, field in _leaves(config) if not _is_free(field)}
     data = config.data
@@ -120,7 +120,7 @@ def _is_free(field: FieldInfo) -> bool:
 
 
 def _apply(tree: dict[str, Any], override: str) -> str | None:
-    """Sets one ``key=value`` in the tree; returns what is wrong with it."""
+    """Sets one ``key=value`` in the tree; returns what is wrong with it, or None."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         return f"{override!r}: expected key=value, e.g. train.steps=100"
@@ -159,7 +159,7 @@ def _describe(error: Any, kind: type[Config]) -> str:
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1], kind)
-        # The right word in a wrong place is meant more often than a similar word in the right one.
+        # A known key in the wrong section is more likely than a misspelt key in the right one.
         elsewhere = [path for path, _, _ in _leaves(kind()) if path.rpartition(".")[2] == str(error["loc"][-1])]
         if elsewhere:
             return f"{key}: unknown key; did you mean {elsewhere[0]}?"

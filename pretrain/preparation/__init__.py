@@ -1,4 +1,4 @@
-"""The stages between sources and a prepared corpus; ``pretrain/preparation/prepare.py`` tells them in order.
+"""The stages between sources and a prepared corpus; ``pretrain/preparation/prepare.py`` runs them in order.
 
     read     (reading.py)    a part of a source  -> clean texts, kept for the next time
     examine  (examining.py)  clean texts         -> what each record shows alone: form, test items, keys

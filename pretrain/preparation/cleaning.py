@@ -23,7 +23,7 @@ def clean_text(text: str, config: CleaningConfig) -> str:
 
 @dataclass(frozen=True)
 class Usable:
-    """What of a record can be used.
+    """The usable wordings of a record.
 
     Attributes:
         first: Wordings of the first view.
@@ -47,7 +47,7 @@ class Filter:
         self.config = config
 
     def __call__(self, first: Sequence[str], second: Sequence[str]) -> Usable:
-        """What of a record can be used.
+        """Finds the usable wordings of a record.
 
         Args:
             first: Wordings of the first view.

@@ -1,4 +1,4 @@
-"""How texts are compared: duplicates, test sets and the sides of the split all go by the forms that are made here.
+"""The forms by which texts are compared, for duplicates, test sets and the held-out split.
 
 Texts of natural language are equal if they are so in NFKC, lower case and single spaces. For code that is wrong:
 ``[A-Z]`` is not ``[a-z]``. So views of code are compared as they are written.

@@ -1,4 +1,4 @@
-"""Test texts in the training data: finding, counting and dropping them.
+"""Finds, counts and drops test texts in the training data.
 
 Texts are compared as ``comparing.py`` says. A test set is held in memory.
 """
@@ -17,7 +17,7 @@ views anywhere; an n-gram of one of its views anywhere."""
 
 @dataclass
 class EvaluationSet:
-    """The records of one test set, by what of them could be found.
+    """The records of one test set, indexed by what training records may share with them.
 
     Attributes:
         name: Of its source.
@@ -90,7 +90,7 @@ class EvaluationIndex:
                         self.add({view: texts[number] for view, texts in views.items()})
 
     def find(self, first: Sequence[Forms], second: Sequence[Forms]) -> "Contamination | None":
-        """What a training record shares with the test sets; None: nothing.
+        """What a training record shares with the test sets, or None if nothing.
 
         Args:
             first: Wordings of its first view.

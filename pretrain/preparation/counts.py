@@ -17,7 +17,7 @@ def check_counts(
     training: Sequence[bool],
     heldout_fraction: float,
 ) -> None:
-    """Refuses a source of which nothing is left, and less than two held-out records.
+    """Refuses a source without any record left, and fewer than two held-out records.
 
     Args:
         sources: All sources; test sets come last.

@@ -200,7 +200,7 @@ class _Encoder:
 
 
 def usable_wordings(views: Sequence[list[list[str]]], check: Filter) -> list[list[list[str]]]:
-    """Of records that are kept, the wordings that are.
+    """The kept wordings of kept records.
 
     Args:
         views: For each of the two views, or the one, the wordings of every record.

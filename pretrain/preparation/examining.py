@@ -1,4 +1,4 @@
-"""Stage 2: what a record shows alone: its form, what it shares with test sets, and its keys.
+"""Stage 2: what can be decided about each record alone: its form, its overlap with test sets, its keys.
 
 One file per part, named by a hash of what decides its content.
 """
@@ -36,7 +36,7 @@ CODES = {reason: code for code, reason in enumerate(REASONS)}
 
 @dataclass(frozen=True)
 class Rules:
-    """All that decides over records.
+    """The settings that decide which records are kept.
 
     Attributes:
         comparison: The two views that are used, and which of their texts count as equal.
@@ -73,7 +73,7 @@ def examine(
     folder: Path,
     workers: WorkerPool,
 ) -> list[list[Path]]:
-    """Examines every part that was not examined before.
+    """Examines every part that is not in the cache yet.
 
     Args:
         parts: What was read of each source.

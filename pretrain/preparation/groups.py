@@ -15,7 +15,7 @@ _EXAMINED = 1000
 def share_texts(
     parts: Sequence[ReadPart], chosen: BoolArray, held: Sequence[Sequence[ReadPart]], views: Sequence[str]
 ) -> bool:
-    """Whether some of the first thousand chosen records has a text that held-out records of its group have.
+    """Whether any of the first thousand chosen records shares a text with held-out records of its group.
 
     Args:
         parts: What was read of a training source.

@@ -69,7 +69,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Verdicts on all sources and what was found on the way.
+    """Verdicts on all sources, with counts and notes.
 
     Attributes:
         sources: One per source.
@@ -92,7 +92,7 @@ class Judgement:
 
 
 class Judge:
-    """Decides over all records together.
+    """Decides which records are kept, from all records together.
 
     Args:
         titles: Names of the sources.

@@ -91,7 +91,7 @@ def describe_tests(
 
 
 def check_content(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuses a corpus of which tokens were changed since it was prepared.
+    """Refuses a corpus whose tokens were changed since it was prepared.
 
     Only files that are younger than the manifest raise the suspicion, for all of the data is read then: so are those of
     a copy whose times were not kept, which is believed from then on. A file that was changed without changing its time

@@ -63,7 +63,7 @@ _ABANDONED_SECONDS = 24 * 3600
 
 
 def prepare(config: Config, *, quiet: bool = False) -> Path:
-    """Prepares the corpus of a config unless it is there already.
+    """Prepares the corpus of a config, unless it exists already.
 
     Args:
         config: Its data, tokenizer and layout decide the result.
@@ -181,7 +181,7 @@ class _Preparation:
         }
 
     def run(self) -> None:
-        """All stages; a second process that prepares the same corpus waits here, and then finds it."""
+        """Runs all stages. A second process that prepares the same corpus waits here and then uses it."""
         self.work.mkdir(parents=True, exist_ok=True)
         with waiting_lock(self.work / f"{self.folder.name}.lock"):
             if self.is_done():
@@ -196,7 +196,7 @@ class _Preparation:
                 shutil.rmtree(scratch, ignore_errors=True)
 
     def is_done(self) -> bool:
-        """Whether the corpus is there; refuses one that is damaged, or holds more bad rows than the config allows."""
+        """Whether the corpus exists. Refuses one that is damaged or holds more bad rows than the config allows."""
         manifest = read_manifest(self.folder)
         if manifest is None:
             return False
@@ -206,7 +206,7 @@ class _Preparation:
         return True
 
     def _remove_scratch_files(self) -> None:
-        """Those of preparations that were killed, if nobody can be writing them any more."""
+        """Removes scratch files of killed preparations that are too old to be written still."""
         for path in (*self.work.glob("read/.*"), *self.work.glob("examined/.*")):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
@@ -258,7 +258,7 @@ class _Preparation:
         os.replace(partial, self.folder)
 
     def check_bad_rows(self, rows: Mapping[str, int], listed: Sequence[str]) -> None:
-        """Refuses bad rows, or too many of them, as the config asks.
+        """Refuses bad rows, or too many of them, as the config says.
 
         Args:
             rows: Number of ``good`` and ``bad`` rows of all sources and test sets.
@@ -275,7 +275,7 @@ class _Preparation:
             )
 
     def _train_tokenizer(self, parts: Sequence[Sequence[ReadPart]], judgement: Judgement, scratch: Path) -> Tokenizer:
-        """Trains it on training records only, unless that was done before."""
+        """Trains the tokenizer on training records only, unless it is in the cache."""
         inputs = {key: value for key, value in self.inputs.items() if key != "max_view_tokens"}
         folder = self.work / "tokenizers" / _hash(inputs)
         if not folder.is_dir():
@@ -334,7 +334,7 @@ class _Preparation:
 
 
 def _save(path: Path, save: Callable[[Path], None]) -> None:
-    """Lets the tokenizers library write; it reports a full disk by a plain exception."""
+    """Saves a tokenizer; the tokenizers library reports a full disk by a plain exception."""
     try:
         save(path)
     except (DiptychError, OSError):

@@ -84,7 +84,7 @@ def read_sources(
     skip: bool,
     workers: WorkerPool,
 ) -> list[list[ReadPart]]:
-    """Reads every part that was not read before.
+    """Reads every part that is not in the cache yet.
 
     Args:
         sources: All sources.
@@ -214,7 +214,7 @@ def _write(task: _Task) -> list[ReadPart]:
                 arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
                 batch_bytes = sum(_text_bytes(array) for array in arrays[: len(names)])
                 num_bytes += batch_bytes
-                # Of a compressed file it is not known how much is to come: the bar never runs ahead of the part.
+                # The size of a compressed file's content is unknown: the bar never runs ahead of the part.
                 step = max(0, min(batch_bytes, int(0.95 * task.part.size) - shown))
                 shown += step
                 advance(step)

@@ -43,7 +43,7 @@ def _follow_parent() -> None:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an abort is told in words
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an abort is reported by a message
 
 
 def _texts(stream: IO[bytes]) -> Iterator[str]:

@@ -18,7 +18,7 @@ COUNTS = (
     "pair_tokens",
     *(f"{view}_{what}" for view in ("first", "second") for what in ("wordings", "tokens", "bytes", "truncated")),
 )
-"""What is counted of a split, a source or a shard: records, tokens of their pairs (the mean of all pairs that a record
+"""Counts of a split, a source or a shard: records, tokens of their pairs (the mean of all pairs that a record
 can give), and of both views texts, tokens, bytes, cut texts."""
 
 

@@ -156,7 +156,7 @@ def _sample(texts: Iterable[str], limit: int) -> list[str]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Cuts a text into training lines, at a space where it can: the trainer drops what is too long without a word.
+    """Cuts a text into training lines, at spaces if possible: the trainer silently drops lines that are too long.
 
     Line ends stay inside, so that pieces may hold them and a line's start is seen as it is met in a text. Only a cut
     drops its space, as SentencePiece puts one in front of every line.

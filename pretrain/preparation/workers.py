@@ -90,7 +90,7 @@ class WorkerPool:
                 bar.update(progress.value - bar.n)
                 for future in finished:
                     done[running.pop(future)] = future
-                # In the order of the tasks, failures too: the first one is reported, however many workers there are.
+                # Failures, too, come in the order of the tasks: the same one is reported for any number of workers.
                 while yielded in done:
                     yield done.pop(yielded).result()
                     yielded += 1
@@ -103,7 +103,7 @@ class WorkerPool:
             ) from None
         except Preempted:
             for process in multiprocessing.active_children():
-                process.kill()  # what it was writing has no name yet
+                process.kill()  # the file that it was writing has not got its name yet
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -119,7 +119,7 @@ def _start(progress: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for tasks for ever."""
+    """Ends a worker whose parent was killed; it would wait for tasks for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -127,7 +127,7 @@ def _end_with_parent() -> None:
 
 
 def choose_count(asked: int | None, work: int) -> int:
-    """How many processes to use: those asked for, else the cores of this machine; one for little work.
+    """How many processes to use: as many as asked for, else one per core; a single one for little work.
 
     Args:
         asked: ``data.workers``.

@@ -1,12 +1,12 @@
-"""Which accelerator DeepSpeed is told to use."""
+"""The accelerator that DeepSpeed uses."""
 
 import os
 
 
 def name_accelerator() -> None:
-    """Names the CPU where torch finds nothing better; to be called before DeepSpeed is imported.
+    """Selects the CPU if torch finds no accelerator. Call it before DeepSpeed is imported.
 
-    Else DeepSpeed warns on every rank that it found none.
+    Otherwise DeepSpeed warns on every rank that there is none.
     """
     import torch  # here: importing it takes seconds
 

@@ -1,15 +1,15 @@
-"""How every command ends.
+"""How every command ends: its exit status.
 
 ====== ===========================================================================================================
 status meaning
 ====== ===========================================================================================================
 0      finished
-1      a user's mistake, or what a restart does not mend: one clear line on rank 0
+1      a user's mistake, or an error that a restart does not fix: one clear line on rank 0
 70     an unexpected exception, or another rank was lost
-85     asked to stop; start again to go on
+85     asked to stop; start the command again to resume
 86     no progress for too long (``watchdog.py``)
 130    Ctrl-C
-141    nobody reads what is printed; a run may be unfinished
+141    the reader of the output has closed it; a run may be unfinished
 ====== ===========================================================================================================
 """
 
@@ -29,19 +29,19 @@ from pretrain.runtime.tested_versions import check_versions
 
 CRASHED, HUNG, UNREAD = 70, 86, 141
 BEFORE_TRAINING = "before training began; start it again to go on"
-"""What is said of a stop before a run trains."""
+"""End of the message of a run that is stopped before it trains."""
 
 
 def run_command(main: Callable[[Sequence[str]], int], words: str = preemption.words) -> int:
     """Runs ``main(argv)``; prints a :class:`DiptychError` without a traceback.
 
-    Listens to signals that ask to stop first of all: ``main`` itself imports what takes long. Only rank 0 prints: the
-    others stop for the same reason (``Ranks.agree`` sees to that). It also writes the status to the file
-    $DIPTYCH_STATUS_FILE, if there is one: a launcher may hide it (``launch/launch.sh``).
+    Signals that ask to stop are handled before anything else, because ``main`` imports what takes long. Only rank 0
+    prints; the others stop for the same reason (see ``Ranks.agree``). The status also goes to the file
+    $DIPTYCH_STATUS_FILE, if that exists, because a launcher may hide it (``launch/launch.sh``).
 
     Args:
         main: The command.
-        words: What is said of a stop before a run trains.
+        words: End of the message of a run that is stopped before it trains.
     """
     preemption.words = words
     preemption.listen()
@@ -66,14 +66,14 @@ def _status_of(main: Callable[[Sequence[str]], int]) -> int:
                 status = int(end.code or 0)
             sys.stdout.flush()
         return status
-    except BrokenPipeError:  # nobody reads to the end, as in `... | head`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
         return UNREAD
     except DiptychError as error:
         if _is_main():
             print(f"error: {error}", file=sys.stderr, flush=True)
         else:
-            # A launcher kills all ranks when the first one fails: leave rank 0 the time to say why. Before the group
+            # A launcher kills all ranks when the first one fails: give rank 0 time to say why. Before the group
             # is formed the ranks may be seconds apart; after that they fail together.
             preemption.decided(1)  # the launcher begins with TERM
             time.sleep(1 if _group_is_formed() else 20)
@@ -101,7 +101,7 @@ def _group_is_formed() -> bool:
 
 
 def _is_main() -> bool:
-    """Rank 0, also before the ranks have met."""
+    """Whether this is rank 0, also before the process group exists."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 

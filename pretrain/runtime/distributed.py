@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others.
+    """The rank of this process, and the collectives of all ranks.
 
     Attributes:
         rank: Number of this process.
@@ -45,15 +45,15 @@ class Ranks:
 
     @contextmanager
     def leaving_together(self) -> Iterator[None]:
-        """Within it a signal to stop ends what :meth:`agree` is told is long, and nothing else: no rank leaves alone.
+        """Within it a signal to stop interrupts only ``long`` actions of :meth:`agree`, so that no rank leaves alone.
 
-        A single process leaves at once, wherever it is.
+        A single process leaves at once.
         """
         with preemption.kept() if self.world_size > 1 else nullcontext():
             yield
 
     def barrier(self) -> None:
-        """Waits until all ranks are here. Collective."""
+        """Waits for all ranks. Collective."""
         if self.world_size > 1:
             dist.barrier()
 
@@ -120,7 +120,7 @@ class Ranks:
 
 
 def start_ranks(timeout_minutes: int) -> Ranks:
-    """Joins the process group that the launcher's environment describes (none: a group of one process)."""
+    """Joins the process group that the launcher's environment describes; without a launcher, a group of one process."""
     check_versions()
     name_accelerator()
     import deepspeed
@@ -129,7 +129,7 @@ def start_ranks(timeout_minutes: int) -> Ranks:
     # DeepSpeed would compile a shared-memory collective on the CPU at the first start (minutes, needs g++); gloo alone
     # serves as well (deepspeed 0.19.8, accelerator/cpu_accelerator.py, comm/torch.py).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # Said anew at every collective of DeepSpeed 0.19.8 under torch 2.13.
+    # DeepSpeed 0.19.8 under torch 2.13 repeats this warning at every collective.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     if note := unused_tasks(os.environ):
         print(note, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to see."""
+"""The exception whose message is written for users."""
 
 import errno
 import re
@@ -14,7 +14,7 @@ class DiptychError(Exception):
     it. The command line prints it as one line, without a traceback, and exits with status 1 on all ranks. A list of
     problems has one more line each, indented by two spaces.
 
-    What comes from files may stand in a message: line ends, control characters and half surrogate pairs are escaped.
+    A message may quote files: line ends, control characters and half surrogate pairs are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -33,7 +33,7 @@ def _is_odd(character: str) -> bool:
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether it is what a network file system says while its server is away: then a restart may help."""
+    """Whether a network file system raises it while its server is unreachable: then a restart may help."""
     return error.errno in _PASSING
 
 

@@ -1,13 +1,12 @@
-"""Signals that ask a process to stop: Slurm's USR1 before a time limit or a preemption, TERM of whoever ends a job.
+"""Signals that ask a process to stop: USR1 from Slurm before a time limit or a preemption, or TERM.
 
 What a signal does depends on what it would interrupt:
 
     while a program is imported    it ends the process with status 85
-    before a run trains            it raises :class:`Preempted`: what preparation has finished is found again
-    while a run trains             it is noted, and all ranks leave together: after a step, for the request travels with
-                                   a reduction that every step makes anyway, or within an evaluation, where
-                                   ``leaving.leave_if_asked`` asks before every batch
-    when the outcome is known      it ends the process with the status of that
+    before a run trains            it raises :class:`Preempted`: what preparation has finished is kept
+    while a run trains             it is recorded, and all ranks leave together: after a step, whose reduction carries
+                                   the request, or before a batch of an evaluation (``leaving.leave_if_asked``)
+    when the outcome is known      it ends the process with the status of the outcome
 
 This module imports nothing that takes long, so that a program can listen before it imports what does.
 """
@@ -22,23 +21,23 @@ from types import FrameType
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 REQUEUE = 85
-"""Exit status of a process that was asked to stop and can be started again to go on."""
+"""Exit status of a process that was asked to stop; started again, it resumes."""
 
 
 class Preempted(BaseException):
-    """The process was asked to stop and can be started again to go on.
+    """The process was asked to stop; started again, it resumes.
 
-    Like KeyboardInterrupt no ``Exception``: it is raised anywhere, and what handles failures must not take it for one.
+    Like KeyboardInterrupt it is no ``Exception``: it may be raised anywhere, and no handler of failures may catch it.
     """
 
 
 class Preemption:
-    """What this process was asked.
+    """The request to stop that this process got, if any.
 
     Attributes:
         received: Name of the first signal; None: there was none.
-        words: What is said of a stop before a run trains.
-        together: Set when a run begins to train: from then on all ranks leave at the same place.
+        words: End of the message of a run that is stopped before it trains.
+        together: Set when a run begins to train: from then on all ranks leave at the same point.
     """
 
     together = False
@@ -52,7 +51,7 @@ class Preemption:
         self._outcome: int | None = None
 
     def listen(self) -> None:
-        """Takes the signals from now on; child processes keep their defaults. A second call does nothing."""
+        """Installs the signal handlers; child processes keep the default ones. A second call does nothing."""
         if self._listener == os.getpid():
             return
         self._listener = os.getpid()
@@ -86,7 +85,7 @@ class Preemption:
 
     @contextmanager
     def raised(self) -> Iterator[None]:
-        """Within it a signal raises :class:`Preempted`, wherever the main thread is; one that has come does at once.
+        """Within it a signal raises :class:`Preempted` in the main thread; an earlier signal raises it at once.
 
         While a run trains: for long work of one rank, such as an export, that :meth:`Ranks.agree` runs, so that the
         other ranks stop as well.
@@ -97,7 +96,7 @@ class Preemption:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Within it a signal is only noted."""
+        """Within it a signal is only recorded."""
         self.together = True
         with self._answering(self._note):
             yield
@@ -111,7 +110,7 @@ class Preemption:
             self._answer = before
 
     def decided(self, status: int) -> None:
-        """The process is about to end with a status; a signal from now on ends it with that one, at once."""
+        """Says with which status the process is about to end; a signal from now on ends it with that status at once."""
         self._outcome = status
 
     def seconds_since(self) -> float:
@@ -120,4 +119,4 @@ class Preemption:
 
 
 preemption = Preemption()
-"""Of this process: signal handlers are one for the whole process."""
+"""The only instance, because signal handlers belong to the whole process."""

@@ -11,13 +11,13 @@ from pathlib import Path
 from pretrain.runtime.errors import DiptychError
 
 _FIRST_PORT, _PORTS = 20_000, 12_000
-"""Below Linux's own choice for outgoing connections (32768 and up)."""
+"""Below the range that Linux uses for outgoing connections (32768 and up)."""
 _PORTS_PER_JOB = 8
 _LOOPBACK = re.compile(r"localhost$|127\.|::1$")
 
 
 def rank_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What torch and DeepSpeed read from the environment.
+    """The variables that torch and DeepSpeed read.
 
     ``MASTER_ADDR`` and ``MASTER_PORT`` that are set already are kept.
 
@@ -51,7 +51,7 @@ def rank_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def unused_tasks(environ: Mapping[str, str]) -> str | None:
-    """A line to show if Slurm gave this job several tasks, but this process is alone."""
+    """A line to print if Slurm gave this job several tasks but this process runs alone."""
     tasks = environ.get("SLURM_NTASKS", "1")
     if "RANK" in environ or "SLURM_STEP_NUM_TASKS" in environ or tasks == "1":
         return None
@@ -59,7 +59,7 @@ def unused_tasks(environ: Mapping[str, str]) -> str | None:
 
 
 def missing_hostfile(commands: Iterable[Sequence[str]]) -> str | None:
-    """The hostfile that a deepspeed launcher was given and did not find: it then quietly runs on this machine alone.
+    """The missing hostfile of a deepspeed launcher, which then silently runs on this machine alone; or None.
 
     Args:
         commands: Command lines of the processes that started this one.
@@ -68,7 +68,7 @@ def missing_hostfile(commands: Iterable[Sequence[str]]) -> str | None:
         if not any(Path(word).name == "deepspeed" for word in words[:2]):
             continue
         for option, value in zip(words, (*words[1:], ""), strict=True):
-            if option.endswith((".sh", ".py")):  # what follows is the script's own
+            if option.endswith((".sh", ".py")):  # what follows are the script's options
                 break
             if option.startswith("--hostfile="):
                 option, value = option.split("=", 1)
@@ -78,7 +78,7 @@ def missing_hostfile(commands: Iterable[Sequence[str]]) -> str | None:
 
 
 def device_index(environ: Mapping[str, str], devices: int) -> int:
-    """Which of the devices that this process sees is its own.
+    """The index of this process's device among those that it sees.
 
     Args:
         environ: Holds LOCAL_RANK.

@@ -23,13 +23,13 @@ _INTERFACE = "set GLOO_SOCKET_IFNAME (CPU) or NCCL_SOCKET_IFNAME (GPU) to the ne
 
 
 def rendezvous_seconds() -> float:
-    """How long ranks may take to find each other: $DIPTYCH_RENDEZVOUS_SECONDS, or 300."""
+    """How long ranks may take to connect: $DIPTYCH_RENDEZVOUS_SECONDS, or 300."""
     return float(os.environ.get("DIPTYCH_RENDEZVOUS_SECONDS", "300"))
 
 
 @contextmanager
 def connecting() -> Iterator[None]:
-    """Within it ranks that have met make connections with each other.
+    """Within it the ranks connect to each other, after the rendezvous.
 
     Ends this process with status 86 if that takes longer than :func:`rendezvous_seconds`: another rank was lost, or
     they speak through interfaces that do not reach each other.
@@ -56,7 +56,7 @@ def connecting() -> Iterator[None]:
 
 
 def meet() -> TCPStore | None:
-    """Waits until all ranks have found each other, for minutes: torch would wait as long as for a collective.
+    """Waits some minutes for all ranks at the rendezvous; torch would wait as long as for a collective.
 
     Returns:
         The store at the meeting point, which rank 0 must hold until the process group is made.
@@ -66,7 +66,7 @@ def meet() -> TCPStore | None:
         RuntimeError: This rank is there, others are not; they may be lost, so that a restart may help.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if world_size == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun has seen to it
+    if world_size == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun has done so
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     limit = timedelta(seconds=rendezvous_seconds())
@@ -81,7 +81,7 @@ def meet() -> TCPStore | None:
         store.set(f"came/{rank}", "")
     except (OSError, dist.DistError) as error:
         problem = f"{place}: rank {rank} cannot meet the others there ({str(error).splitlines()[0]}): {remedy}"
-        if rank and os.environ["LOCAL_RANK"] == "0":  # what rank 0 has to say may be something else
+        if rank and os.environ["LOCAL_RANK"] == "0":  # rank 0 may report another problem
             print(f"error: {problem}", file=sys.stderr, flush=True)
         raise DiptychError(problem) from None
     try:
@@ -95,7 +95,7 @@ def meet() -> TCPStore | None:
 
 
 def _reach(host: str, port: int, seconds: float) -> str:
-    """Waits until somebody listens there; raises the last ``OSError`` after so many seconds.
+    """Waits until an address accepts connections; raises the last ``OSError`` after so many seconds.
 
     Returns:
         This machine's own address on the way there.
@@ -112,7 +112,7 @@ def _reach(host: str, port: int, seconds: float) -> str:
 
 
 def _choose_interface(address: str) -> None:
-    """Makes gloo speak through the interface of an address where the host's own name leads nowhere.
+    """Makes gloo use the interface that has an address, if the host's name resolves to a loopback address.
 
     gloo takes the address that the host's name stands for, which on many machines (Debian's 127.0.1.1) is a loopback.
     """

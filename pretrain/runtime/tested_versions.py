@@ -1,4 +1,4 @@
-"""Versions of packages that Diptych was tested with, and what happens outside of them.
+"""Versions of packages that Diptych was tested with, and what happens with others.
 
 DeepSpeed is used through names of its own that change without notice, so another version is refused. Transformers keeps
 most of its interface, so a newer one is announced by a note. ``make test-newest`` runs the tests with the newest ones.

@@ -16,11 +16,11 @@ from pretrain.runtime.errors import DiptychError
 
 _REMEMBERED = 20
 _LAST_WORDS = 10.0
-"""Seconds before this process ends: its end breaks the collectives of others, which are about to write, too."""
+"""Seconds before this process ends, in which other ranks write their reports: its end breaks their collectives."""
 
 
 class Watchdog:
-    """A thread that wants to hear of progress.
+    """A thread that ends the process if no progress is reported for too long.
 
     A rank that hangs or is lost keeps the others waiting in a collective: then every rank's watchdog ends its own
     process, with exit status 86. Time in which the process was stopped as a whole (SIGSTOP, ``scontrol suspend``) does
@@ -46,10 +46,10 @@ class Watchdog:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, doing: str, patience: float = 1) -> None:
-        """Something new begins.
+        """Reports progress: a new piece of work begins.
 
         Args:
-            doing: What, for the report.
+            doing: What it is, for the report.
             patience: How many times the limit it may take.
         """
         with self._lock:
@@ -58,7 +58,7 @@ class Watchdog:
 
     @contextmanager
     def traced(self) -> Iterator[None]:
-        """Within it, what nobody expected leaves the same report as a hang: another rank was lost, or a bug."""
+        """Within it, an unexpected exception (a bug, or a lost rank) leaves the same report as a hang."""
         try:
             yield
         except DiptychError:
@@ -100,7 +100,7 @@ class Watchdog:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
 
     def _end(self) -> None:
-        # A file system that hangs is a reason to be here, and then writing to it never returns.
+        # The hang may be the file system's; then writing the report never returns.
         last = threading.Timer(3 * _LAST_WORDS, os._exit, (HUNG,))
         last.daemon = True
         last.start()

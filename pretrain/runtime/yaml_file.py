@@ -1,4 +1,4 @@
-"""YAML as every config, override and pipeline is read and written: a word stays the word that was written.
+"""Reading and writing YAML for configs, overrides and pipelines; words stay as they were written.
 
 Types are those of YAML 1.2's core schema, so ``yes``, ``no``, ``on``, dates and ``12:30`` are words, ``true`` and
 ``false`` the only truth values, and ``1e-4`` is a number. Keys are always words. A number remembers how it was written,
@@ -55,7 +55,7 @@ _VALUE_OF: dict[type, type] = {_WrittenInt: int, _WrittenFloat: float, _WrittenB
 
 
 def parse(text: str) -> Any:
-    """The value of a document; a number that Python would write otherwise than the text is one that remembers it.
+    """The value of a document. A number whose text Python would write differently remembers its text.
 
     Raises:
         yaml.YAMLError: The text is no YAML, gives a key twice, or holds what no config can; a
@@ -109,7 +109,7 @@ def read_mapping(path: Path, of: str) -> dict[str, Any]:
 
 
 def validate(kind: type[M], tree: Any, *, as_written: bool = False) -> M:
-    """The model of a parsed tree; where it takes text, a number or truth value is given as it was written.
+    """The model of a parsed tree; a field that takes text gets a number or truth value as it was written.
 
     Args:
         kind: The model.
@@ -155,12 +155,12 @@ def number(text: str) -> int | float | None:
 
 
 def dump(tree: Any) -> str:
-    """YAML that :func:`parse`, and any other reader of YAML, reads as the same tree."""
+    """YAML that :func:`parse`, and any other YAML reader, reads back as the same tree."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100)
 
 
 def dump_line(value: Any) -> str:
-    """The same in one line, as the value of an override; numbers as they were written."""
+    """The same in one line, as the value of an override; numbers stay as they were written."""
     text = yaml.dump(value, Dumper=_LineDumper, sort_keys=False, default_flow_style=True, width=float("inf"))
     return text.removesuffix("\n...\n").strip()
 
@@ -205,7 +205,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what any reader would take for something else than text: this one, or one of YAML 1.1."""
+    """Quotes text that a reader of YAML 1.2 or 1.1 would take for something else."""
 
 
 class _LineDumper(_Dumper):

@@ -1,4 +1,4 @@
-"""What ZeRO-3 makes of a parameter, for code that takes whole and partitioned ones alike.
+"""ZeRO-3's partitioned parameters, for code that handles whole and partitioned ones alike.
 
 DeepSpeed's private names of a parameter (``ds_...``) stand here and in ``pretrain/engine/`` alone.
 """

@@ -70,7 +70,7 @@ class ColumnSource(RowSource):
         return tuple(self.fields)
 
     def to_record(self, row: Mapping[str, Any], file: str, line: int) -> Item:
-        """What a row gives.
+        """The record of a row, or why there is none.
 
         Args:
             row: Field name to value: a string, or a list of strings that say the same.
@@ -118,7 +118,7 @@ class FileColumnSource(ColumnSource):
 
 
 def same_word(value: object, wanted: object) -> bool:
-    """Whether a field has a wanted value: equal, or a text and a number that is written so.
+    """Whether a field has a wanted value: an equal one, or a text that spells the number.
 
     1 is "1" and 1.10 is "1.10", but not "1.1"; true is "True".
     """

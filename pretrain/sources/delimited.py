@@ -34,7 +34,7 @@ class DelimitedSource(TextSource, FileColumnSource):
         return files.all_whole(self.path)
 
     def read(self, part: Part) -> Iterator[Item]:
-        """Yields what the rows of a file give, in their order; the line of a record is the one it begins at.
+        """Yields the records and bad rows of a file, in order; the line of a record is the one where it begins.
 
         Raises:
             DiptychError: The header lacks a column, or has one twice.

@@ -46,7 +46,7 @@ def _tree_part(root: str, names: list[str], watched: list[tuple[str, int, int]],
 
 
 class DocstringsSource(Source):
-    """Every documented function of Python source trees: what it says it does, and the code without saying it.
+    """Every documented function of Python source trees: its docstring, and its code without the docstring.
 
     Left out of a tree are tests (folders ``test`` and ``tests``: they say what is checked, not what is done), hidden
     folders, installed packages inside it (``site-packages``, so that nothing is read twice), and definitions whose body

@@ -24,7 +24,7 @@ _SAVE_SECONDS = 30.0
 
 
 class Files:
-    """The files of a start: what matches, and hashes that are remembered from start to start.
+    """Finds the files of sources, and caches their hashes from one start to the next.
 
     Args:
         cache: File that remembers hashes by path, size and time of change; none: every file is hashed again.

@@ -219,7 +219,7 @@ def _stream(dataset: str, config: str | None, split: str, revision: str | None) 
 
 
 def _load(dataset: str, config: str | None, split: str, revision: str | None, *, streaming: bool) -> Any:
-    import datasets  # here, for it takes seconds
+    import datasets  # here: importing it takes seconds
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it raises

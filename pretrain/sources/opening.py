@@ -58,7 +58,7 @@ def local_path(path: str) -> str | None:
 
 def file_system(path: str) -> tuple[Any, str]:
     """The store of a URL and the path in it."""
-    import fsspec  # here, for most start without it
+    import fsspec  # here: most runs start without it
 
     system, name = fsspec.core.url_to_fs(path)
     return system, name

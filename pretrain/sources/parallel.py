@@ -79,7 +79,7 @@ class ParallelSource(TextSource):
         return made
 
     def read(self, part: Part) -> Iterator[Record | BadRow]:
-        """Yields a record for every line that is blank in no file; lines blank in all files are nothing.
+        """Yields a record for every line that is blank in no file; lines that are blank in all files are skipped.
 
         Raises:
             DiptychError: The files have different numbers of lines, so that it is unknown which belong together.

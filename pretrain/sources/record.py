@@ -112,7 +112,7 @@ class Source(BaseModel):
         raise NotImplementedError
 
     def read(self, part: Part) -> Iterator[Item]:
-        """Yields what the rows of a part give, in their order, the same on every call.
+        """Yields the records and bad rows of a part, in order, the same on every call.
 
         A row that is wrong is a ``BadRow``, one that is not wanted a ``LeftOut``.
         """

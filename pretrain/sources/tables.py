@@ -103,7 +103,7 @@ class ArrowTable:
 
 @contextlib.contextmanager
 def open_table(path: str, kind: Kind) -> Iterator[ParquetTable | ArrowTable]:
-    """Opens a Parquet or Arrow file; nothing of it is read that is not asked for.
+    """Opens a Parquet or Arrow file; only what is asked for is read.
 
     Raises:
         DiptychError: It cannot be opened, or the file is damaged, cut short, of another format, or has a column twice.
@@ -111,7 +111,7 @@ def open_table(path: str, kind: Kind) -> Iterator[ParquetTable | ArrowTable]:
     local = local_path(path)
     with reading(path):
         if local is not None:
-            open(local, "rb").close()  # says why, where it cannot be read; Arrow's messages are long
+            open(local, "rb").close()  # raises a short reason if it cannot be read; Arrow's messages are long
     try:
         with pa.memory_map(local) if local is not None else open_bytes(path) as source:
             table = (ParquetTable if kind == "parquet" else ArrowTable)(source)
@@ -173,7 +173,7 @@ def _refuse_twice(fields: Iterable[pa.Field], path: str) -> None:
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """Yields the rows; what is wrong with one that is no text.
+    """Yields the rows, or what is wrong with a row that is no text.
 
     Raises:
         pa.ArrowException: The file is damaged. Arrow itself would read memory that is not the batch's.

@@ -53,7 +53,7 @@ def dry_run(
     ranks.on_main(lambda: try_model(config.model))
     with tempfile.TemporaryDirectory(prefix="diptych-dry-run-") as scratch:
         folder = ranks.gather(scratch)[0]
-        # The corpus is needed for the exact number of rows; a prepared one is used, else one is made to be thrown away.
+        # The exact number of rows needs the corpus: a prepared one is used, else a temporary one is made.
         prepared = ranks.on_main(lambda: _corpus_folder(config, Path(folder)))
         corpus = ranks.agree(lambda: read_corpus(prepared))
         _report_and_step(config, corpus, ranks, frame, look)

@@ -73,7 +73,7 @@ def read_arguments(argv: Sequence[str]) -> InspectOptions:
 
 
 def find_facts(options: InspectOptions) -> Facts:
-    """Opens the corpus that is asked for and computes what is to be said about it.
+    """Opens the corpus that is asked for and computes the facts about it.
 
     Raises:
         DiptychError: There is none, or more than one; it is not whole; or its tokenizer has too few [PRED] tokens.
@@ -108,14 +108,14 @@ def find_facts(options: InspectOptions) -> Facts:
 
 
 def _page_of(options: InspectOptions, folder: Path) -> Path | None:
-    """Where the page goes; None: nowhere."""
+    """The file of the page; None: no page."""
     if options.page == "none":
         return None
     return folder / "inspect.html" if options.page is None else Path(options.page)
 
 
 def _check_page(options: InspectOptions, folder: Path) -> None:
-    """Refuses to replace what this command did not make, before any work."""
+    """Refuses, before any work, to replace a file that this command did not write."""
     page = _page_of(options, folder)
     if page is None or page.absolute() == (folder / "inspect.html").absolute():
         return
@@ -146,6 +146,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _print(text: str) -> None:
-    """Prints to whatever stdout is, also one of few characters."""
+    """Prints text; characters that the encoding of stdout lacks are replaced."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)

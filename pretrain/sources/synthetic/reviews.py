@@ -29,7 +29,7 @@ _TEXT_BYTES = 130
 
 
 class Draw:
-    """A stream of choices fixed by its name.
+    """A stream of random choices that its name determines.
 
     Only ``random()`` is used: of Python's generator, it alone is promised to stay the same across versions.
     """
@@ -73,7 +73,7 @@ class Foil:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a review says, before it is worded.
+    """The meaning of a review, before it is worded.
 
     Attributes:
         domain: Product or film.

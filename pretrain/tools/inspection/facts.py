@@ -21,7 +21,7 @@ MEASURED = 200_000
 
 @dataclass(frozen=True)
 class Amount:
-    """What a split, a source or a source's share of a split holds; every pair of numbers is of the two views.
+    """Counts of a split, a source or a source's share of a split; every pair of numbers belongs to the two views.
 
     Where both views are one, all is counted with the first.
 
@@ -108,7 +108,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that is shown.
+    """Everything that the page and the terminal show.
 
     Attributes:
         folder: The corpus.

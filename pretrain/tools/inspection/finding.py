@@ -9,7 +9,7 @@ from pretrain.tools.visible import visible
 
 
 def find_corpus(data: Path) -> Path:
-    """The folder of the corpus at a place: the folder itself, or the only corpus in it.
+    """The folder of a corpus: the given folder itself, or the only corpus in it.
 
     Raises:
         DiptychError: There is none, or more than one.
