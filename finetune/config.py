@@ -26,7 +26,7 @@ _NEEDS = tuple(
 
 
 class TaskConfig(Section):
-    """What is learnt, and how it is asked for."""
+    """The task, its settings and the style of its prompts."""
 
     name: str = Field("nl_regex", description=f"The task: {', '.join(TASKS)} (finetune/tasks/).")
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the task, such as separator.")
@@ -35,7 +35,7 @@ class TaskConfig(Section):
     @field_validator("settings")
     @classmethod
     def _with_words(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """Lets the reader of configs know where the task takes text, so that it gives words as they were written."""
+        """Reports where the task takes text, so that the config reader keeps words as they were written."""
         if kind := TASKS.get(info.data.get("name", "")):
             try:
                 kind.model_validate(settings | {"task": info.data["name"]})
@@ -120,7 +120,7 @@ class StoppingConfig(Section):
 
 
 class FinetuneConfig(Config):
-    """Everything that a fine-tuning run needs to know; all settings of pre-training apply."""
+    """All settings of a fine-tuning run; those of pre-training apply too."""
 
     task: TaskConfig = TaskConfig()
     data: FinetuneDataConfig = FinetuneDataConfig()
@@ -146,7 +146,7 @@ class FinetuneConfig(Config):
         """Turns the task's files into sources, and takes the tokenizer of the model that training starts from."""
         names = ("data", "task", "model", "tokenizer")
         if not isinstance(tree, dict) or not all(isinstance(tree.get(name) or {}, dict) for name in names):
-            return tree  # the sections' own types say what is wrong
+            return tree  # validation of the sections will report it
         data, task, model = dict(tree.get("data") or {}), tree.get("task") or {}, tree.get("model") or {}
         if "train" in data and not data["train"]:
             raise ValueError("data.train: names no file to train on")

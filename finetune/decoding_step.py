@@ -1,8 +1,8 @@
-"""Forward passes that continue from a KV cache, for models whose cache gives what a whole pass gives.
+"""Forward passes that continue from a KV cache, for models whose cached passes equal whole passes.
 
 Transformers 5.24 renamed the argument ``past_key_values`` to ``cache``. A model's own code may take either, both or
-neither, and mostly swallows what it does not know: it then runs without a past, and its answers are wrong without an
-error. So each model is compared once with itself, and one whose cache fails computes the whole text for every token.
+neither, and often ignores unknown arguments: it then runs without a past, and its answers are silently wrong. So cached
+and whole passes are compared once for each model; if they differ, every token computes the whole text again.
 """
 
 import inspect
@@ -22,7 +22,7 @@ from pretrain.runtime.errors import DiptychError
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 
 _TOLERANCE = 2e-3
-_COARSE_TOLERANCE = 0.1  # of bfloat16 and float16: what rounding does to logits stays far below
+_COARSE_TOLERANCE = 0.1  # for bfloat16 and float16, whose rounding errors are far smaller
 _STEPS = (1, 3)  # new tokens of the cached passes that are compared with a whole pass
 _FEWEST_TOKENS, _MOST_TOKENS = 8, 16  # of the text that is compared
 
@@ -32,15 +32,15 @@ class _Finding:
     """How a model takes its cache.
 
     Attributes:
-        name: The argument; None: whole passes take the cache's place.
-        problem: Why.
+        name: The argument for the cache; None: no cache is used.
+        problem: Why no cache is used.
     """
 
     name: str | None
     problem: str = ""
 
 
-# Whether a cache works is a matter of the model's code: its weights may change.
+# Keyed by model: whether a cache works depends on the model's code, not on its weights.
 _findings: WeakKeyDictionary[Any, _Finding] = WeakKeyDictionary()
 
 
@@ -60,7 +60,7 @@ class DecodingStep:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int) -> None:
         self.model, self.pad = model, pad
         self.parameters = inspect.signature(model.forward).parameters
-        # Of a load-balancing loss, which transformers cannot compute from the mask of cached tokens.
+        # Transformers cannot compute the load-balancing loss from the mask of cached tokens.
         self.arguments = {"output_router_logits": False} if "output_router_logits" in self.parameters else {}
         if model not in _findings:
             _findings[model] = self._find_cache(max(prompts, key=len))
@@ -97,7 +97,7 @@ class DecodingStep:
         if "logits_to_keep" in self.parameters:  # else a long prompt's logits are the largest tensor by far
             arguments["logits_to_keep"] = keep
         output = self.model(input_ids=ids, **arguments)
-        # The output's attribute is named by transformers, the argument by the model's code.
+        # Transformers names the output's attribute, the model's code names the argument.
         cache = next((getattr(output, name) for name in CACHE_NAMES if hasattr(output, name)), None)
         return _finite(output.logits[:, -keep:]).flatten(0, 1), cache
 
@@ -152,21 +152,21 @@ class DecodingStep:
                 start = stop
         except (DiptychError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # whatever the model's own code raises
+        except Exception as error:  # the model's own code may raise anything
             message = " ".join(str(error).split())[:100]
             return f"the model's code fails with its cache ({type(error).__name__}: {message})"
         keep = sum(_STEPS) + 1
         alone = (text, text[padding:])
         whole = torch.stack([self._whole(row[None], torch.ones_like(row)[None], None, keep)[0] for row in alone])
         coarse = self.model.dtype in (torch.bfloat16, torch.float16)
-        # In a mixture of experts, coarse rounding may send a token elsewhere.
+        # In a mixture of experts, coarse rounding may route a token to another expert.
         if _disagreements(torch.cat(cached, 1), whole, _COARSE_TOLERANCE if coarse else _TOLERANCE) > coarse:
             return "with its cache, the model's code gives other logits than without"
         return ""
 
 
 def _disagreements(found: Tensor, wanted: Tensor, tolerance: float) -> int:
-    """At how many positions logits differ, in the text where that is most; shape [texts, positions, vocabulary]."""
+    """Largest number of differing positions in any text; logits have shape [texts, positions, vocabulary]."""
     found, wanted = (logits.masked_fill(logits.isneginf(), 0) for logits in (found, wanted))  # forbidden tokens
     size = (wanted - wanted.mean(-1, keepdim=True)).norm(dim=-1)
     differ = ~((found - wanted).norm(dim=-1) <= tolerance * size)
@@ -175,7 +175,7 @@ def _disagreements(found: Tensor, wanted: Tensor, tolerance: float) -> int:
 
 @dataclass
 class _Texts:
-    """In place of a cache: the tokens of each row."""
+    """The tokens of each row, in place of a cache."""
 
     rows: list[Tensor]
 
@@ -186,7 +186,7 @@ class _Texts:
 def _finite(logits: Tensor) -> Tensor:
     """The logits in float32."""
     logits = logits.float()
-    # The maximum of a row with NaN is NaN, which is less than nothing. A model may forbid a token by -inf.
+    # The maximum of a row with NaN is NaN, and no comparison with NaN is true. -inf is allowed: it forbids a token.
     if not bool((logits.amax(-1) < math.inf).all()):
         raise DiptychError(
             "the model gives logits that are NaN or infinite: its weights are damaged, or its numbers have too "

@@ -1,4 +1,4 @@
-"""``--dry-run`` of fine-tuning: that of pre-training, and what the model would be asked. Writes nothing."""
+"""``--dry-run`` of fine-tuning: that of pre-training, and the prompts. Writes nothing."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +24,7 @@ from pretrain.tools.dry_run import dry_run as dry_run_of_any
 
 
 def dry_run(config: FinetuneConfig, ranks: Ranks) -> None:
-    """Prints what a run would be and runs one mock step. Collective; writes nothing that stays.
+    """Describes the run and runs one mock step. Collective; leaves no files behind.
 
     Raises:
         DiptychError: What a run would refuse before its first step.

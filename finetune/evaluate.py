@@ -1,4 +1,4 @@
-"""Ask a model the examples of a task and score its answers.
+"""Generate a model's answers to the examples of a task and score them.
 
     python -m finetune.evaluate MODEL --task NAME --data FILE [task.KEY=VALUE ...]
     deepspeed --module finetune.evaluate MODEL --task NAME --data FILE ...     on all GPUs
@@ -11,7 +11,7 @@ The same command goes on with an evaluation that was interrupted.
 from pretrain.runtime.preemption import preemption
 
 if __name__ == "__main__":
-    preemption.listen()  # before what takes seconds to import
+    preemption.listen()  # before imports that take seconds
 
 import argparse
 import hashlib
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         ranks = Ranks(0, 1, torch.accelerator.current_accelerator() or torch.device("cpu"))
     task = make_task(arguments.task, **arguments.settings)
     examples = ranks.on_main(lambda: task.examples(arguments.data))[: arguments.limit]
-    # Only rank 0 needs these, and they may be many.
+    # Only rank 0 needs the training examples, and there may be many.
     files = arguments.train if ranks.is_main else ()
     training = ranks.agree(lambda: [example for file in files for example in task.examples(file)])
     folder = arguments.out or _default_folder(arguments)
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 class Evaluation:
-    """A model that answers the examples of a task.
+    """Evaluates a model on the examples of a task.
 
     Args:
         arguments: Of :func:`read_arguments`.
@@ -108,7 +108,7 @@ class Evaluation:
         self.seconds = self.tokens = 0.0
 
     def run(self, training: Sequence[Example]) -> None:
-        """Answers what is not answered yet, then scores everything. Collective."""
+        """Answers the remaining examples, then scores all of them. Collective."""
         ranks, store = self.ranks, self.generations
         notes = [*self.model.notes, *self.model.prompt_notes]
         if note := ranks.agree(lambda: DecodingStep(self.model.lm, self.prompts, self.decoding.pad).note):
@@ -119,7 +119,7 @@ class Evaluation:
         kept = len(self.prompts) - sum(map(len, pending))
         if kept and pending and ranks.is_main:
             print(f"goes on after {kept} of {len(self.prompts)} examples", flush=True)
-        hidden = None if ranks.is_main else True  # None: hidden where the output is no terminal
+        hidden = None if ranks.is_main else True  # None: tqdm hides the bar where the output is no terminal
         with tqdm.tqdm(total=len(self.prompts), initial=kept, unit="example", disable=hidden) as bar:
             for records in over_ranks(pending, self._answer, ranks, long=True):
                 ranks.on_main(lambda records=records: store.append(records))  # type: ignore[misc]
@@ -208,7 +208,7 @@ def _settings(
     frame: Frame,
     decoding: Decoding,
 ) -> Record:
-    """All that decides the answers, as JSON values; where files lie is no part of it."""
+    """Everything that the answers depend on, as JSON values; paths of files are left out."""
     prompt = {
         "style": arguments.style,
         "separator": task.separator,
@@ -235,7 +235,7 @@ def _settings(
 
 
 def _judging(task: Task) -> Record:
-    """Settings of a task that a new judgement may change."""
+    """Settings of a task that only affect judging."""
     return task.model_dump(mode="json", exclude={"separator", "instruction", "max_new_tokens"})
 
 
@@ -259,7 +259,7 @@ def _rescore(
     examples: Sequence[Example],
     training: Sequence[Example],
 ) -> None:
-    """Judges the answers of a whole evaluation again."""
+    """Judges the answers of a finished evaluation again."""
     store = Generations(folder, examples)
     settings = store.reopen()
     if settings["task"]["task"] != task.task:
@@ -334,14 +334,14 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _model_of(given: str) -> str:
-    """What to open in place of what a user gave: a run folder stands for its export."""
+    """The folder or name to open: a run folder stands for its export."""
     folder = Path(given).expanduser()
     is_run = (folder / "checkpoints").is_dir() and not (folder / "config.json").exists()
     return str(folder / "export") if is_run and (folder / "export").is_dir() else given
 
 
 def _follow_recipe(arguments: argparse.Namespace) -> None:
-    """Fills in what was not asked for by how the model was fine-tuned."""
+    """Fills in missing options from the recipe that the model was fine-tuned with."""
     recipe = read_recipe(Path(arguments.model).expanduser())
     if arguments.task is None:
         if recipe is None:

@@ -1,6 +1,6 @@
-"""Answers of a causal LM: batches with a KV cache, token by token what ``model.generate`` gives one by one.
+"""Batched generation with a KV cache; the tokens equal those of ``model.generate`` one prompt at a time.
 
-Batches are fixed by the lengths of the prompts alone: not by what is done already, nor by the number of ranks. So an
+Batches depend on the lengths of the prompts alone, not on finished work or on the number of ranks. So an
 interrupted evaluation goes on with the same batches, and gets the same answers also where rounding depends on them.
 """
 
@@ -153,7 +153,7 @@ def check_room(
 
 
 def make_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Numbers of examples, longest first, in batches: similar lengths together, and memory shows at the start."""
+    """Numbers of examples in batches, longest first: similar lengths share a batch, too little memory shows at once."""
     if batch_size < 1:
         raise DiptychError(f"batch_size: {batch_size}; needs at least 1")
     order = sorted(range(len(lengths)), key=lambda number: (-lengths[number], number))
@@ -225,7 +225,7 @@ def answer_batch(
     step = DecodingStep(model, prompts, decoding.pad)
     answers: dict[int, list[int]] = {number: [] for number in batch}
     stopped: set[int] = set()
-    rows = list(batch)  # which example a row of the tensors is
+    rows = list(batch)  # the example of each row of the tensors
     active = set(batch)
     cache = None
     for length in range(width, width + decoding.max_new_tokens):
@@ -288,7 +288,7 @@ def answer_likelihoods(
             if rest := len(answer) - 1:
                 seen = torch.cat([mask, mask.new_ones(len(batch), rest)], dim=1)
                 following = positions[:, -1:] + 1 + torch.arange(rest, device=device)
-                # Every answer goes on from a copy of the prompt's cache: a step writes into it.
+                # Every answer continues from a copy of the prompt's cache, because a step writes into it.
                 more, _ = step(wanted[:, :-1], seen, following, copy.deepcopy(cache), keep=rest)
                 logs = torch.cat([logs, more.view(len(batch), rest, -1).log_softmax(-1)], dim=1)
             columns.append(logs.gather(-1, wanted[..., None])[..., 0].double().sum(1).tolist())
@@ -314,7 +314,7 @@ class _Draws:
             ordered, order = probabilities.sort(-1, descending=True)
             outside = ordered.cumsum(-1) - ordered >= self.decoding.top_p
             probabilities = probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
-        # In the order of ids: that of nearly equal probabilities would depend on rounding.
+        # Sum in the order of ids: the order of nearly equal probabilities would depend on rounding.
         cumulated = probabilities.cumsum(-1)
         points = torch.tensor([self.streams[number].random() for number in rows], dtype=torch.float64)
         wanted = points.to(logits.device)[:, None] * cumulated[:, -1:]

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: its settings, and the answers that an interrupted evaluation goes on with."""
+"""The folder of an evaluation: its settings, and the answers from which an interrupted evaluation resumes."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ class Generations:
     def start(self, settings: Mapping[str, Any], batches: Iterable[Sequence[int]]) -> list[Sequence[int]]:
         """Makes the folder or reads what an earlier attempt left; returns the batches that are to be computed.
 
-        Of a batch that is there in part nothing is kept: a batch is computed as one or not at all.
+        A batch whose records are incomplete is dropped and computed again as a whole.
 
         Raises:
             DiptychError: The folder is of an evaluation with other settings, another process writes to it, or its file
@@ -90,7 +90,7 @@ class Generations:
         self._write(range(len(self.examples)))
 
     def _lock(self) -> None:
-        """Makes the folder and takes it for this process."""
+        """Makes the folder and locks it for this process."""
         try:
             note = lock_run(self.folder)
         except DiptychError as error:
@@ -119,7 +119,7 @@ class Generations:
             return
         numbers = {example.id: number for number, example in enumerate(self.examples)}
         lines = self.path.read_bytes().split(b"\n")
-        # What follows the last newline was cut off while it was written.
+        # A line without a newline is a record whose writing was interrupted.
         for place, line in enumerate(lines[:-1], 1):
             try:
                 record = json.loads(line)

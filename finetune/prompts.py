@@ -30,7 +30,7 @@ _FIXED_CLOCK += " -}}{%- endmacro -%}"
 
 
 class PromptSettings(Protocol):
-    """What a prompt needs to know of its task."""
+    """The settings of a task that its prompts depend on."""
 
     @property
     def separator(self) -> str:

@@ -1,4 +1,4 @@
-"""What a model was fine-tuned for, beside its weights: evaluation prompts it in the same way."""
+"""The task that a model was fine-tuned for, stored beside its weights, so that evaluation prompts it alike."""
 
 import json
 from dataclasses import asdict, dataclass

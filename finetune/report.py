@@ -1,4 +1,4 @@
-"""From a whole evaluation to its figures, and to a table of them for people."""
+"""The figures of a finished evaluation, and a table of them for people."""
 
 import platform
 from collections import Counter
@@ -17,7 +17,7 @@ _READINGS = {"generated": "", "likelihood": " (likeliest label)", "likelihood_pe
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way to read the model's answers, and what the task thinks of them."""
+    """One reading of the model's answers, with their verdicts."""
 
     outputs: list[str]
     verdicts: list[Verdict]

@@ -19,7 +19,7 @@ _FEW = 10
 """Wrong or right examples, below which the bootstrap of a mean is too narrow."""
 
 _PASSES = 500_000
-"""Examples that the resamples of a figure that is no mean may look at; each resample is a pass over all."""
+"""Limit on resamples times examples for a metric that is not a mean."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def metrics(
     Args:
         task: The task.
         examples: All of an evaluation, or some of them.
-        verdicts: These three go together item by item.
+        verdicts: One for each example, as are ``outputs``.
         outputs: What was judged.
         labels: The possible answers among all examples of the evaluation; none but for a classification.
 
@@ -123,11 +123,11 @@ def summary_metrics(
     resampled: Callable[[NDArray[np.int64]], Mapping[str, float]],
     count: int,
 ) -> dict[str, Metric]:
-    """Figures over all examples that are no means.
+    """Metrics over all examples that are not means.
 
     Args:
         plain: Their values.
-        resampled: Gives their values over the examples with the given numbers.
+        resampled: Computes their values over the examples with the given numbers.
         count: Number of examples; of more than 500 there are less than 1,000 resamples, and 200 at least.
     """
     resamples = min(1_000, max(200, _PASSES // count))

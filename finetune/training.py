@@ -32,10 +32,10 @@ from pretrain.sources.files import Files
 from pretrain.training.trainer import Run, train
 
 _FRAME_TOKENS = 32
-"""Room for the separator where the tokenizer is yet to be trained."""
+"""Tokens reserved for the separator if the tokenizer is not trained yet."""
 
 _SECONDS_PER_LINE = 30
-"""Between lines that say how many answers there are."""
+"""Seconds between two lines of progress."""
 
 
 def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
@@ -71,7 +71,7 @@ def with_room(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def refuse_cut(corpus: Corpus, config: FinetuneConfig) -> None:
-    """An answer that is cut teaches another answer, and a prompt is not cut where the model is asked."""
+    """Refuses cut texts: a cut answer teaches a different answer, and evaluation does not cut prompts."""
     for split, counts in corpus.manifest["splits"].items():
         if cut := counts["first_truncated"] + counts["second_truncated"]:
             raise DiptychError(
@@ -118,7 +118,7 @@ def validation_prompts(
 def validation_examples(config: FinetuneConfig, corpus: Corpus, task: Task, records: Sequence[int]) -> list[Example]:
     """The examples of some records of the validation split.
 
-    The corpus names files by the paths that they had when it was prepared; today's are told by their order.
+    The corpus names files by their paths at preparation; today's files are matched to them by order.
     """
     places = [corpus.heldout.place(record) for record in records]
     wanted, files = set(places), Files()
@@ -161,7 +161,7 @@ class FinetuneRun(Run):
 
     Attributes:
         answered: Records of the validation split that are answered at every evaluation.
-        examples: Their examples, on rank 0: it alone judges, for a limit may stop a judgement on one rank only.
+        examples: Their examples, on rank 0: only rank 0 judges, because a limit may stop a judgement on one rank only.
     """
 
     def __init__(self, config: FinetuneConfig, corpus: Corpus, ranks: Ranks, *, may_cut: bool = False) -> None:
@@ -169,7 +169,7 @@ class FinetuneRun(Run):
         if not may_cut:
             refuse_cut(corpus, config)
         self.answered = answered_records(config, corpus)
-        # Before there is a run folder: a mistake leaves none behind.
+        # Before the run folder is made, so that a mistake leaves none behind.
         self.examples = ranks.agree(
             lambda: read_validation(config, corpus, self.task, self.answered) if self.answered and ranks.is_main else []
         )
@@ -183,7 +183,7 @@ class FinetuneRun(Run):
 
     @property
     def settings(self) -> FinetuneConfig:
-        """The config with what fine-tuning adds."""
+        """The config, typed with the sections of fine-tuning."""
         return cast(FinetuneConfig, self.config)
 
     def frame_pairs(self, branches: Branches, tokenizer: Tokenizer) -> Branches:
@@ -198,7 +198,7 @@ class FinetuneRun(Run):
         scores = {name: value for name, value in self.evaluated.items() if name.startswith("task/")}
         if scores:
             self.monitor.say(f"step {done}  " + "  ".join(f"{name} {score:.3f}" for name, score in scores.items()))
-        value = self.evaluated.get(stopping.metric, math.nan)  # of no answer could it be decided
+        value = self.evaluated.get(stopping.metric, math.nan)  # NaN: no answer could be judged by it
         if not done:
             return
         better = self.best is None or (value < self.best if stopping.lower_is_better else value > self.best)
@@ -224,7 +224,7 @@ class FinetuneRun(Run):
         return super().heldout_metrics(done) | (self._answer(done) if self.answered else {})
 
     def state_dict(self) -> dict[str, object]:
-        """What a checkpoint stores besides: what it was trained for, and the choice so far."""
+        """What a checkpoint stores in addition: the task, and the choice of checkpoint so far."""
         task = self.settings.task
         choice = {"best": self.best, "since_best": self.since_best, "step": self.checkpoints.worth_keeping}
         return super().state_dict() | {
@@ -234,7 +234,7 @@ class FinetuneRun(Run):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up the choice of checkpoint, unless it is one of another run's: only own ones can be exported."""
+        """Restores the choice of checkpoint, unless it is one of another run, which cannot be exported here."""
         choice = state.get("choice", {})
         step = choice.get("step")
         if step is not None and not self.ranks.on_main(lambda: self.checkpoints.path(step).is_dir()):
@@ -246,8 +246,8 @@ class FinetuneRun(Run):
     def _answer(self, done: int) -> dict[str, float]:
         """Mean scores of greedy answers to validation examples after ``done`` steps. Collective.
 
-        Before the first step they decide nothing. Unless they are asked for, a run does not begin with minutes of them:
-        a few tokens of one answer show that the model can give any.
+        Answers before the first step decide nothing and may take minutes. Unless they are asked for, only a few tokens
+        of one answer are generated, as a check that the model can generate at all.
         """
         config = self.settings.evaluation
         is_trial = not done and not config.answers_before_training

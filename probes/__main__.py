@@ -5,8 +5,8 @@
 
 MODEL is a Hugging Face folder or hub name, a run folder (its export), or a checkpoint of a run; SET is a registered
 name (rotten_tomatoes), NAME=PATH for local files, a path, hub:NAME, or reviews (the embedded grammar). The report is
-index.html, report.md, report.json, pictures, and predictions.parquet with what every probe says of every test text.
-Problems with one set or model leave the others alone; the exit status is then 1.
+index.html, report.md, report.json, pictures, and predictions.parquet: what every probe predicts for every test text.
+A problem with one set or model does not stop the others; the exit status is then 1.
 """
 
 import os
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
         ranks = start_ranks(60)
     else:
         ranks = Ranks(0, 1, torch.accelerator.current_accelerator() or torch.device("cpu"))
-    ranks.on_main(lambda: check_folder(settings.out))  # not after hours
+    ranks.on_main(lambda: check_folder(settings.out))  # before hours of work, not after
     words = [word for word in argv if not word.startswith("--local_rank")]
     run = ProbingRun(settings, ranks, shlex.join(["python", "-m", "probes", *words]))
     with ranks.leaving_together():
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
     def write() -> None:
         page = write_report(report, settings.out)
-        write_predictions(run.found, settings.out)
+        write_predictions(run.measured, settings.out)
         write_tensorboard(report, settings.out / "tensorboard")
         run.write_projector(settings.out / "tensorboard")
         print(page, flush=True)

@@ -1,4 +1,4 @@
-"""The command line of a probing run."""
+"""Command line of a probing run."""
 
 import re
 from collections.abc import Sequence
@@ -156,7 +156,7 @@ def read_arguments(argv: Sequence[str], description: str) -> Settings:
 
 
 def _models(given: Sequence[str], checkpoints: bool) -> dict[str, str]:
-    """Where each model is, by name; a name that is not given comes from the path."""
+    """The path of each model by name; a name that is not given is taken from the path."""
     models: dict[str, str] = {}
     for word in given:
         name, equals, path = word.partition("=")

@@ -1,4 +1,4 @@
-"""Work that may fail without the loss of what was done before: what failed is noted, and the rest goes on."""
+"""Tasks that may fail on their own: a failure is noted, and the other tasks go on."""
 
 import itertools
 import traceback
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 class Attempts:
-    """Tries things on all ranks.
+    """Runs tasks that may fail, on all ranks.
 
     Attributes:
-        problems: What could not be done, one sentence each.
-        notes: What was done otherwise than asked, one sentence each.
+        problems: What failed, one sentence each.
+        notes: What was done differently from what was asked, one sentence each.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -30,7 +30,7 @@ class Attempts:
         self.notes: list[str] = []
 
     def attempt(self, what: str, action: Callable[[], T]) -> T | None:
-        """An action's result; None if it fails on any rank, which is noted. Collective."""
+        """The result of an action; None, with a note, if it fails on any rank. Collective."""
         try:
             return self.ranks.agree(partial(_explained, what, action), long=True)
         except DiptychError as error:
@@ -38,7 +38,7 @@ class Attempts:
             return None
 
     def part(self, what: str, make: Callable[[], Iterable[T]]) -> tuple[T, ...]:
-        """A part of the report; nothing of it where it fails."""
+        """A part of the report; empty, with a note, if it fails."""
         try:
             return _explained(what, lambda: tuple(make()))
         except (DiptychError, OSError) as error:
@@ -46,7 +46,7 @@ class Attempts:
             return ()
 
     def shared(self, title: str, tasks: Sequence[Any], work: Callable[[Any], T]) -> list[T | None]:
-        """Work on every task, shared by the ranks; None where it failed, which is noted. Collective."""
+        """Results of all tasks, which the ranks share; None, with a note, where one failed. Collective."""
         own: list[tuple[int, T | None, str | None]] = []
         mine = range(self.ranks.rank, len(tasks), self.ranks.world_size)
 
@@ -74,12 +74,12 @@ class Attempts:
         self.say(f"problem: {text}")
 
     def note(self, text: str) -> None:
-        """Notes what was done otherwise than asked."""
+        """Notes what was done differently from what was asked."""
         self.notes.append(text)
         self.say(f"note: {text}")
 
     def say(self, text: str) -> None:
-        """Prints a line, beside a bar."""
+        """Prints a line above a progress bar."""
         if self.ranks.is_main:
             tqdm.tqdm.write(text)
 
@@ -88,8 +88,8 @@ def _explained(what: str, action: Callable[[], T]) -> T:
     """An action's result.
 
     Raises:
-        DiptychError: It failed, whatever with: other sets and models go on.
-        OSError: Of the file system, which ranks look at together.
+        DiptychError: It failed for any reason; other sets and models go on.
+        OSError: From the file system, which all ranks see alike.
     """
     try:
         return action()

@@ -1,4 +1,4 @@
-"""What every probe says of every test example, as a Parquet file: enough to repeat the report's tests."""
+"""The prediction of every probe for every test example, as a Parquet file: enough to repeat the report's tests."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pretrain.runtime.atomic_write import whole_file
-from probes.findings import Chosen, Found
+from probes.findings import Chosen, Measured
 from probes.sets import LabelledSet
 
 FILE = "predictions.parquet"
@@ -38,14 +38,14 @@ SCHEMA = pa.schema(
 """One row for each set, system, pooling, seed and test text; probes of all training examples, with true labels."""
 
 
-def write_predictions(found: Found, folder: Path) -> Path:
+def write_predictions(measured: Measured, folder: Path) -> Path:
     """Writes ``predictions.parquet`` into the folder of a report, whole or not at all.
 
     Raises:
         OSError: It cannot be written.
     """
     with whole_file(folder / FILE) as scratch, pq.ParquetWriter(scratch, SCHEMA, compression="zstd") as writer:
-        for table in _tables(found):
+        for table in _tables(measured):
             writer.write_table(table)
     return folder / FILE
 
@@ -58,11 +58,11 @@ def is_predictions(path: Path) -> bool:
         return False
 
 
-def _tables(found: Found) -> Iterator[pa.Table]:
-    for labelled in found.sets:
+def _tables(measured: Measured) -> Iterator[pa.Table]:
+    for labelled in measured.sets:
         texts = [hashlib.sha256(text.encode()).hexdigest() for text in labelled.test.texts]
-        best = found.best(labelled.name)
-        for item in found.chosen.get(labelled.name, ()):
+        best = measured.best(labelled.name)
+        for item in measured.chosen.get(labelled.name, ()):
             for seed in range(len(item.probe.predictions)):
                 yield _table(labelled, item, seed, texts, chosen=best[item.system] is item)
 

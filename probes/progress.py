@@ -1,4 +1,4 @@
-"""How far long work has come: a bar in a terminal, elsewhere a line now and then."""
+"""Progress of long work: a bar in a terminal, elsewhere a line now and then."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ EVERY = 30.0
 
 
 class Progress:
-    """Counts what is done of a piece of work.
+    """Counts finished units of work.
 
     Without a terminal a line comes every ``EVERY`` seconds, and one at the end of work that took longer.
 

@@ -1,4 +1,4 @@
-"""What a probing run found: the content of ``report.json``, which every view of the report is drawn from."""
+"""The results of a probing run: the content of ``report.json``, from which every view of the report is made."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from pretrain.runtime.errors import DiptychError
 FORMAT = 2
 
 CUT_WORDS = "tfidf, as read by "
-"""What the name of TF-IDF words of the texts as a model read them begins with; the model's name follows."""
+"""Prefix of a system's name: TF-IDF words of the texts as a model read them; the model's name follows."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ModelFacts:
         run: Folder of the training run that it is a checkpoint of, if known.
         step: Optimizer steps of that run, if known.
         tokens: Training tokens of that run until then, if known.
-        notes: What was changed to make it fit, for people.
+        notes: What was changed to make the model fit, for people.
         prefix: Tokens that its tokenizer puts before every text.
         suffix: Tokens that it puts after every text.
         training: Its run's objective and packing, by dotted key of the config; empty if not known.
@@ -178,7 +178,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shape of one representation, and how well it brings paired texts together.
+    """Geometry of one representation, and how close it puts paired texts.
 
     Attributes:
         texts: Name of the set or of the pairs.
@@ -226,7 +226,7 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a system's probe said of the test examples, at the representation that cross-validation chose.
+    """Predictions of a system's probe for the test examples, at the representation that cross-validation chose.
 
     Attributes:
         set: Name of the set.
@@ -268,12 +268,12 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a probing run found.
+    """Everything that a probing run measured.
 
     Attributes:
         title: For people.
         created: ISO time.
-        command: The command that makes it again.
+        command: The command that repeats the run.
         settings: Settings of the run.
         versions: Of the packages that decide figures.
         models: Probed models and their random twins.
@@ -285,8 +285,8 @@ class Report:
         predictions: By set and system.
         equal_input: By set and model the TF-IDF words of the same input: ``tfidf`` where the model read whole texts.
         truncated: Texts longer than a model's context or --max-tokens, by model and then set or file of pairs.
-        problems: What could not be done, one sentence each.
-        notes: What was done otherwise than asked, one sentence each.
+        problems: What failed, one sentence each.
+        notes: What was done differently from what was asked, one sentence each.
     """
 
     title: str
@@ -325,7 +325,7 @@ class Report:
 
 
 def preference(cv_accuracy: float | None, layer: int | None, pooling: str | None) -> tuple[float, int, str]:
-    """What representations are chosen by, the greatest first: cross-validation, the layer, the name of the pooling."""
+    """Sort key for choosing a representation, the greatest wins: cross-validation, layer, name of the pooling."""
     return cv_accuracy or 0.0, layer or 0, pooling or ""
 
 

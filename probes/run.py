@@ -1,4 +1,4 @@
-"""A probing run: read sets, encode them with every model, train probes, and put everything into a report."""
+"""A probing run: reads the sets, encodes them with every model, trains probes and makes the report."""
 
 import datetime
 import platform
@@ -17,7 +17,7 @@ from probes.attempts import Attempts
 from probes.encoding.encode import encode
 from probes.encoding.pairs import read_pairs
 from probes.encoding.probed_model import ProbedModel, open_model
-from probes.findings import LOOKED_AT, Found, comparisons, geometry, predictions, sample, similarities
+from probes.findings import LOOKED_AT, Measured, comparisons, geometry, predictions, sample, similarities
 from probes.reporting import write_projector
 from probes.results import ModelFacts, Report, Score, SetFacts
 from probes.set_prober import SetProber
@@ -25,31 +25,31 @@ from probes.sets import REGISTRY, LabelledSet, find_overlaps, load_set
 
 
 class ProbingRun:
-    """Models and sets of a run, and what it has found so far.
+    """Models and sets of a run, and what was measured so far.
 
     Args:
         settings: From the command line.
         ranks: All of them encode, and share the probes.
-        command: That makes the report again.
+        command: The command that repeats the run.
     """
 
     def __init__(self, settings: Settings, ranks: Ranks, command: str) -> None:
         self.settings, self.ranks, self.command = settings, ranks, command
         self.attempts = Attempts(ranks)
-        self.found = Found(notes=self.attempts.notes)
+        self.measured = Measured(notes=self.attempts.notes)
         self.scores: list[Score] = []
         self.pairs: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     def run(self) -> Report:
-        """Does everything. Collective: every rank returns the same report.
+        """Runs everything. Collective: every rank returns the same report.
 
         Raises:
             DiptychError: No set could be read, or no model be probed.
         """
         self._read_sets()
         self._encode()
-        for labelled in self.found.sets:
-            self.scores += SetProber(labelled, self.settings, self.found, self.attempts).run()
+        for labelled in self.measured.sets:
+            self.scores += SetProber(labelled, self.settings, self.measured, self.attempts).run()
         return self.ranks.on_main(self._report, long=True)
 
     def _read_sets(self) -> None:
@@ -58,16 +58,16 @@ class ProbingRun:
             labelled = self.attempts.attempt(spec, partial(load_set, spec, settings.options))
             if labelled is None:
                 continue
-            if any(other.name == labelled.name for other in self.found.sets):
+            if any(other.name == labelled.name for other in self.measured.sets):
                 where = re.sub(r"^\w[\w.-]*=", "", spec)
                 remedy = "leave it out" if where in (*REGISTRY, "reviews") else f"name it, as in NAME={where}"
                 self.attempts.problem(f"{spec}: a second set called {labelled.name!r}; {remedy}")
             else:
-                self.found.sets.append(labelled)
+                self.measured.sets.append(labelled)
         if settings.pairs is not None:
             read = partial(read_pairs, settings.pairs, settings.pair_fields, LOOKED_AT)
             self.pairs = self.attempts.attempt(self._pairs_name, read)
-        if not self.found.sets:
+        if not self.measured.sets:
             raise DiptychError("no set could be read: " + "; ".join(self.attempts.problems))
 
     def _encode(self) -> None:
@@ -78,23 +78,23 @@ class ProbingRun:
             facts = self._encode_with(model, name, None) if model is not None else None
             if model is None or facts is None:
                 continue
-            place, kind = len(self.found.models), model.kind
-            self.found.models.append(facts)
+            position, twin_key = len(self.measured.models), model.twin_key
+            self.measured.models.append(facts)
             del model
-            if kind not in twins:
-                twins[kind] = self._encode_twins(name, path)
-            self.found.models[place] = replace(facts, twins=twins[kind])
-        if not self.found.models:
+            if twin_key not in twins:
+                twins[twin_key] = self._encode_twins(name, path)
+            self.measured.models[position] = replace(facts, twins=twins[twin_key])
+        if not self.measured.models:
             raise DiptychError("no model could be probed: " + "; ".join(self.attempts.problems))
 
     def _encode_twins(self, name: str, path: str) -> tuple[str, ...]:
-        """Encodes with the random twins of a model; returns what those are called with which it could be done."""
+        """Encodes with the random twins of a model; returns the names of those that succeeded."""
         names = []
         for seed in range(self.settings.random_seeds):
             model = self.attempts.attempt(random_name(name, seed), partial(self._open, path, seed))
             facts = self._encode_with(model, random_name(name, seed), name) if model is not None else None
             if facts is not None:
-                self.found.models.append(facts)
+                self.measured.models.append(facts)
                 names.append(facts.name)
         return tuple(names)
 
@@ -107,12 +107,12 @@ class ProbingRun:
             dtype=settings.dtype,
             device=self.ranks.device,
             trust_remote_code=settings.trust_remote_code,
-            # Models that differ in [PRED] tokens alone share a twin where these are not looked at.
+            # Models that differ only in [PRED] tokens share a twin if no pooling reads these tokens.
             predictors=None if "pred" in settings.poolings else 0,
         )
 
     def _encode_with(self, model: ProbedModel, name: str, twin_of: str | None) -> ModelFacts | None:
-        """Encodes every set and the pairs; returns the model's facts, or None if it could encode none."""
+        """Encodes every set and the pairs; returns the model's facts, or None if nothing could be encoded."""
         settings = self.settings
         poolings = [pooling for pooling in settings.poolings if pooling in model.poolings]
         lacks = {"pred": "was not trained with [PRED] tokens", "cls": _no_first_token(model)}
@@ -124,7 +124,7 @@ class ProbingRun:
         if twin_of is None:
             for pooling in missing:
                 self.attempts.note(f"{name} {lacks[pooling]}, so it has no pooling {pooling}")
-        texts = {labelled.name: [*labelled.train.texts, *labelled.test.texts] for labelled in self.found.sets}
+        texts = {labelled.name: [*labelled.train.texts, *labelled.test.texts] for labelled in self.measured.sets}
         if self.pairs is not None:
             texts[self._pairs_name] = [*self.pairs[0], *self.pairs[1]]
         for place, wanted in texts.items():
@@ -138,30 +138,30 @@ class ProbingRun:
                     cache=settings.cache,
                     ranks=self.ranks,
                 )
-            except DiptychError as error:  # on all ranks
+            except DiptychError as error:  # raised on all ranks
                 self.attempts.problem(f"{place}: {error}")
                 continue
-            self.found.encoded[name, place] = encoded
+            self.measured.encoded[name, place] = encoded
             for note in encoded.notes:
                 self.attempts.say(f"note: {note}")
-        return model.facts(name, twin_of) if any(system == name for system, _ in self.found.encoded) else None
+        return model.facts(name, twin_of) if any(system == name for system, _ in self.measured.encoded) else None
 
     @property
     def _pairs_name(self) -> str:
-        """What the pairs are called among the sets."""
+        """The name of the pairs among the sets."""
         path = self.settings.pairs
         assert path is not None
-        return str(path.absolute() if any(labelled.name == str(path) for labelled in self.found.sets) else path)
+        return str(path.absolute() if any(labelled.name == str(path) for labelled in self.measured.sets) else path)
 
     def write_projector(self, folder: Path) -> None:
-        """Stores the test texts of every set for TensorBoard's Projector, as each trained model reads them best."""
-        trained = {facts.name for facts in self.found.models if facts.random_twin_of is None}
-        for labelled in self.found.sets:
+        """Stores the test texts of every set for TensorBoard's Projector, at each trained model's chosen layers."""
+        trained = {facts.name for facts in self.measured.models if facts.random_twin_of is None}
+        for labelled in self.measured.sets:
             rows = sample(labelled, LOOKED_AT)
-            for item in self.found.chosen.get(labelled.name, ()):
+            for item in self.measured.chosen.get(labelled.name, ()):
                 if item.system not in trained or item.layer is None or item.pooling is None:
                     continue
-                states = self.found.test_states(labelled, item.system, item.layer, item.pooling)
+                states = self.measured.test_states(labelled, item.system, item.layer, item.pooling)
                 write_projector(
                     folder,
                     f"{labelled.name}, {item.system}, {item.pooling}, layer {item.layer}",
@@ -171,10 +171,10 @@ class ProbingRun:
                 )
 
     def _report(self) -> Report:
-        found, settings = self.found, self.settings
-        overlaps = find_overlaps(found.sets)
+        measured, settings = self.measured, self.settings
+        overlaps = find_overlaps(measured.sets)
         pairs = None if self.pairs is None else self._pairs_name
-        places = [*(labelled.name for labelled in found.sets), *([pairs] if pairs is not None else [])]
+        places = [*(labelled.name for labelled in measured.sets), *([pairs] if pairs is not None else [])]
         return Report(
             title=settings.title,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -185,24 +185,24 @@ class ProbingRun:
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("torch", "transformers", "scikit-learn", "numpy")},
             },
-            models=tuple(found.models),
-            sets=tuple(_set_facts(item, overlaps[item.name]) for item in found.sets),
+            models=tuple(measured.models),
+            sets=tuple(_set_facts(item, overlaps[item.name]) for item in measured.sets),
             scores=tuple(self.scores),
-            comparisons=self.attempts.part("comparisons", lambda: comparisons(found, settings.poolings)),
-            geometry=self.attempts.part("geometry", lambda: geometry(found, pairs)),
-            similarities=self.attempts.part("CKA", lambda: similarities(found, settings.poolings)),
-            predictions=self.attempts.part("predictions", lambda: predictions(found)),
-            equal_input=found.equal_input,
+            comparisons=self.attempts.part("comparisons", lambda: comparisons(measured, settings.poolings)),
+            geometry=self.attempts.part("geometry", lambda: geometry(measured, pairs)),
+            similarities=self.attempts.part("CKA", lambda: similarities(measured, settings.poolings)),
+            predictions=self.attempts.part("predictions", lambda: predictions(measured)),
+            equal_input=measured.equal_input,
             truncated={
                 facts.name: {
-                    place: found.encoded[facts.name, place].truncated
+                    place: measured.encoded[facts.name, place].truncated
                     for place in places
-                    if (facts.name, place) in found.encoded
+                    if (facts.name, place) in measured.encoded
                 }
-                for facts in found.models
+                for facts in measured.models
             },
             problems=tuple(self.attempts.problems),
-            notes=tuple(found.notes),  # after everything that adds to them
+            notes=tuple(measured.notes),  # last, because the parts above add notes
         )
 
 

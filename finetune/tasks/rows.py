@@ -1,4 +1,4 @@
-"""Whether two results of queries are the same rows."""
+"""Comparison of the results of two queries."""
 
 import math
 from collections import defaultdict
@@ -76,7 +76,7 @@ def _close(one: float, other: float) -> bool:
 
 
 def _keys(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
-    """For each row what it has in common with every row that can be the same.
+    """For each row a key that it shares with every row that can be the same.
 
     That is every cell that is no number, and the class of each number within its column: two numbers are in different
     classes only if somewhere between them is a gap that is larger than the tolerance.

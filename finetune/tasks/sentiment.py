@@ -105,6 +105,6 @@ class Sentiment(Task):
 
 
 def _word(text: str) -> str:
-    """The form in which labels are compared; one that is nothing but punctuation, such as "+", as it is."""
+    """The form in which labels are compared; a label of punctuation alone, such as "+", stays as it is."""
     text = " ".join(folded(text).split())
     return without_punctuation_around(text) or text

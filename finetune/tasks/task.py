@@ -27,7 +27,7 @@ class Example:
         id: File name and line, as in ``test.jsonl:17``; unique within the file.
         prompt: Exactly the text that the model is asked about (the first view).
         gold: The answer as the model should write it (the second view).
-        facts: What judging needs besides; JSON values.
+        facts: What else judging needs; JSON values.
     """
 
     id: str
@@ -38,7 +38,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a task thinks of one answer.
+    """The verdict of a task on one answer.
 
     Attributes:
         correct: By the task's main metric.
@@ -54,7 +54,7 @@ class Verdict:
 class Task(BaseModel):
     """A task; a new one is a subclass in a file of its own and a line in ``__init__.py``.
 
-    A subclass adds a literal ``task``, its settings, ``main`` and ``judge``; ``_read`` may read rows its own way.
+    A subclass adds a literal ``task``, its settings, ``main`` and ``judge``; ``_read`` may be overridden.
 
     Files are JSON Lines, one object a line, plain or compressed, with the fields that ``fields`` names; a line with the
     field ``messages`` and no text field is a chat of the published LLM-JEPA sets, whose one user message is the text
@@ -123,11 +123,11 @@ class Task(BaseModel):
         outputs: Sequence[str],
         labels: Sequence[str],
     ) -> dict[str, float]:
-        """Metrics over some examples that are no means of scores.
+        """Metrics over some examples that are not means of scores.
 
         Args:
             examples: All of an evaluation, or some of them.
-            verdicts: These three go together item by item.
+            verdicts: One for each example, as are ``outputs``.
             outputs: What was judged.
             labels: ``labels`` of all examples of the evaluation.
         """

@@ -1,4 +1,4 @@
-"""The program that looks at what models wrote; ``confined.py`` starts it and kills it where a limit passes.
+"""The program that judges untrusted output of models; ``confined.py`` starts it and kills it when it exceeds a limit.
 
 It reads requests, one JSON list ``[job, *arguments]`` a line, and answers each with a line: ``["ok", value]``,
 ``["failed", reason]`` or ``["limit", reason]``. It needs nothing but the standard library (and the regexes of
@@ -42,7 +42,7 @@ _LIMITS: Final = {
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 
-# What is not here is refused: whatever touches files, loads code, looks into the library or is random.
+# Anything else is refused: what touches files, loads code, inspects the library or is random.
 _FUNCTIONS: Final = """
 abs acos acosh asin asinh atan atan2 atanh avg ceil ceiling char coalesce concat concat_ws cos cosh count cume_dist
 current_date current_time current_timestamp date datetime degrees dense_rank exp first_value floor format glob
@@ -60,7 +60,7 @@ class Failed(Exception):
 
 
 class OverLimit(Exception):
-    """Answering the request takes too much."""
+    """Answering the request would exceed a limit."""
 
 
 def query(database: str, sql: str) -> list[list[Any]]:
@@ -188,8 +188,8 @@ def main(root: str, seconds: float) -> None:
         _, hard = resource.getrlimit(what)
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (most, most))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # what a parent ignores stays ignored
-    for sent_to_all in (signal.SIGUSR1, signal.SIGTERM):  # by Slurm to every process of a step: the parent decides
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # signals that the parent ignores stay ignored
+    for sent_to_all in (signal.SIGUSR1, signal.SIGTERM):  # Slurm signals every process; the parent decides
         signal.signal(sent_to_all, signal.SIG_IGN)
     sys.stdout.buffer.write(b"ready\n")
     sys.stdout.buffer.flush()

@@ -1,7 +1,7 @@
-"""Where pooled states are kept: in memory, or in a folder of the cache that is either whole or not there.
+"""Storage of pooled states: in memory, or in a cache folder that is either whole or absent.
 
-A folder of the cache is named by everything that decides the numbers. It is written under another name, its checksum
-goes into ``manifest.json``, and then it gets its own. A folder that does not match its manifest is written anew.
+A cache folder is named by a hash of everything that decides the numbers. It is written under a temporary name, its
+checksum goes into ``manifest.json``, and then it is renamed. A folder that does not match its manifest is rewritten.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ Shape = tuple[int, int, int, int]
 
 
 class Store(Protocol):
-    """Something that takes pooled states."""
+    """Anything that stores pooled states."""
 
     def write(self, start: int, values: FloatArray) -> None:
         """Keeps the states of the texts from ``start`` on, shape [layers, poolings, texts, width]."""
@@ -53,7 +53,7 @@ class CacheFolder:
         self.key = hashlib.sha256(text.encode()).hexdigest()[:32]
         self.identity, self.shape = identity, shape
         self.folder = root / self.key
-        # Another program, on another node perhaps, may be writing the same.
+        # Another process, perhaps on another node, may be writing the same folder.
         self.scratch = root / f"{self.key}.{uuid.uuid4().hex[:12]}.tmp"
         self.states = self.folder / "states.f32"
 
@@ -63,7 +63,7 @@ class CacheFolder:
         return int(np.prod(self.shape, dtype=np.int64)) * 4
 
     def look(self) -> tuple[dict[int, int] | None, str | None]:
-        """What was cut if the folder is whole; and what is wrong, by size and checksum, if it is not.
+        """Which texts were cut, if the folder is whole; else what is wrong with its size or checksum.
 
         Neither if it does not exist.
         """
@@ -82,7 +82,7 @@ class CacheFolder:
             return None, f"cannot be read ({error})"
 
     def start(self) -> None:
-        """Makes room for the states.
+        """Allocates space for the states.
 
         Raises:
             DiptychError: The disk is too small or the folder cannot be written.
@@ -95,8 +95,8 @@ class CacheFolder:
                     f"cache {self.folder.parent}: {free / 2**30:.1f} GiB free, but the states of {self.shape[2]:,} "
                     f"texts take {self.size / 2**30:.1f} GiB; free space, choose another folder or fewer texts"
                 )
-            for left in self.folder.parent.glob(f"{self.key}.*.tmp"):  # by a program that was killed
-                with contextlib.suppress(FileNotFoundError):  # it is given its name just now
+            for left in self.folder.parent.glob(f"{self.key}.*.tmp"):  # left by a process that was killed
+                with contextlib.suppress(FileNotFoundError):  # another process is renaming it just now
                     written = max(path.stat().st_mtime for path in (left, *left.iterdir()))
                     if time.time() - written > _STALE_SECONDS:
                         shutil.rmtree(left, ignore_errors=True)
@@ -122,7 +122,7 @@ class CacheFolder:
             raise self._unwritable(error) from None
 
     def commit(self, cut: Mapping[int, int]) -> None:
-        """Gives the folder its name.
+        """Renames the folder to its final name.
 
         Args:
             cut: Characters that were read of each text that was cut, by its number.
@@ -134,7 +134,7 @@ class CacheFolder:
             manifest = {"format": FORMAT, "sha256": digest, "cut": cut, "shape": self.shape}
             text = json.dumps({**manifest, **self.identity}, indent=1) + "\n"
             (self.scratch / "manifest.json").write_text(text, encoding="utf-8")
-            if self.look()[0] is not None:  # another program was faster, and somebody may be reading
+            if self.look()[0] is not None:  # another process was faster, and a third may be reading
                 shutil.rmtree(self.scratch)
                 return
             if self.folder.exists():
@@ -144,11 +144,11 @@ class CacheFolder:
             raise self._unwritable(error) from None
 
     def discard(self) -> None:
-        """Removes what was not committed."""
+        """Removes an uncommitted folder."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def check_visible(self) -> None:
-        """Makes sure that this process sees what another wrote.
+        """Checks that this process sees what another process wrote.
 
         Raises:
             DiptychError: It does not.

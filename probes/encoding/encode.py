@@ -17,7 +17,7 @@ from probes.encoding.cache import CacheFolder, FloatArray, Memory, Shape, Store
 from probes.encoding.forward import pooled
 from probes.encoding.pooling import POOLINGS
 from probes.encoding.probed_model import ProbedModel
-from probes.encoding.rows import Batch, Rows, lay_out, make_batches
+from probes.encoding.rows import Batch, PackedRows, lay_out, make_batches
 from probes.encoding.workers import Workers
 from probes.progress import Progress
 
@@ -39,7 +39,7 @@ class Encoded:
         poolings: Their names.
         cut: Of texts longer than the context, of which the beginning was read: number of the text to the characters
             that were read.
-        notes: Such as a broken cache file that was replaced, for people.
+        notes: Messages for people, such as that a broken cache file was replaced.
     """
 
     layers: int
@@ -101,8 +101,8 @@ def encode(
         progress: Show a bar on rank 0 of a terminal.
 
     Raises:
-        DiptychError: A pooling that the model has not, no room for a text, a forward pass that fails, a state that is
-            not finite, or a cache that cannot be written.
+        DiptychError: A pooling that the model does not have, no room for a text, a forward pass that fails, a state
+            that is not finite, or a cache that cannot be written.
     """
     ranks = ranks or Ranks(0, 1, model.device)
     if batch_tokens is None:
@@ -126,7 +126,7 @@ def encode(
 
 
 def _fill(folder: CacheFolder, job: "_Job", progress: bool) -> dict[int, int]:
-    """Writes a folder of the cache; returns what was cut. Collective."""
+    """Writes a cache folder; returns which texts were cut. Collective."""
     ranks = job.ranks
     try:
         ranks.on_main(folder.start)
@@ -159,7 +159,7 @@ class _Job:
         return self.model.predictors if "pred" in self.poolings else ()
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the numbers."""
+        """Everything that the states depend on."""
         texts = hashlib.sha256()
         for text in self.texts:
             encoded = text.encode()
@@ -178,7 +178,7 @@ class _Job:
     def run(self, store: Store, writes: bool, progress: bool) -> dict[int, int]:
         """Encodes window by window, so that memory does not grow with the texts; returns the texts that were cut.
 
-        Batches are fixed by the texts alone, not by the ranks: so are the last bits. Collective.
+        Batches depend on the texts alone, so any number of ranks gives the same states to the last bit. Collective.
         """
         layers, poolings, count, width = self.shape
         fewest, most = WINDOW_TEXTS
@@ -186,7 +186,7 @@ class _Job:
         ranks = self.ranks
         cut: dict[int, int] = {}
         threads = torch.get_num_threads() if self.model.device.type == "cpu" else 1
-        # One for all windows: the heap would not get smaller again between them.
+        # One buffer for all windows: the heap would not shrink between them.
         room = np.empty(layers * poolings * min(size, count) * width, np.float32)
         with (
             closing(Workers(self.model.base, threads)) as workers,
@@ -205,7 +205,7 @@ class _Job:
                         values[:, :, theirs] = states
                 self._check(values, tokens, start)
                 ranks.agree(lambda: store.write(start, values) if writes else None)  # noqa: B023
-                bar.reach(start + len(tokens))  # what the other ranks did
+                bar.reach(start + len(tokens))  # computed by the other ranks
         return cut
 
     def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], dict[int, int]]:
@@ -229,7 +229,7 @@ class _Job:
         workers: Workers,
         bar: Progress,
     ) -> list[int]:
-        """Sets the pooled states of the texts of some batches; returns the numbers of those texts."""
+        """Computes the pooled states of some batches; returns the numbers of their texts."""
 
         def compute(base: Any, batch: Batch) -> tuple[list[int], FloatArray]:
             rows = lay_out(batch, tokens, self.appended)
@@ -242,7 +242,7 @@ class _Job:
             bar.advance(len(numbers))
         return done
 
-    def _pooled(self, base: Any, rows: Rows) -> FloatArray:
+    def _pooled(self, base: Any, rows: PackedRows) -> FloatArray:
         model = self.model
         try:
             states: FloatArray = pooled(base, rows, model.mode, self.poolings).cpu().numpy()
@@ -250,7 +250,7 @@ class _Job:
             raise DiptychError(
                 f"{model.name}: out of memory on the device at {rows.ids.numel():,} tokens; lower --batch-tokens"
             ) from None
-        except (RuntimeError, IndexError, ValueError) as error:  # such as a text beyond a context that no config says
+        except (RuntimeError, IndexError, ValueError) as error:  # such as a text beyond an unstated context
             message = " ".join(str(error).split())[:300]
             raise DiptychError(
                 f"{model.name}: its forward pass fails at texts of up to {int((rows.stops - rows.starts).max()):,} "

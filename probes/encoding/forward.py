@@ -1,7 +1,7 @@
-"""One forward pass of a base model over rows of texts, in a mode that was tested to be exact for the model.
+"""One forward pass of a base model over rows of texts, in a mode that was tested on the model.
 
-The mode is chosen once, when a model is opened: texts that share a row must give what they give alone, and the
-states that blocks are given must be those that the model itself reports. A model with code of its own, a recurrent
+The mode is chosen once when a model is opened: texts that share a row must give the same states as alone, and the
+inputs of the blocks must equal the hidden states that the model reports. A model with code of its own, a recurrent
 state or relative positions made from a 2-D mask then gets one text per row, and its reported states are pooled.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from pretrain.model.masks import dense_mask
 from pretrain.runtime.errors import DiptychError
 from probes.encoding.pooling import Pooler, blocks_of, watching
-from probes.encoding.rows import Batch, Rows, lay_out
+from probes.encoding.rows import Batch, PackedRows, lay_out
 
 _TRIAL = (5, 3, 4)
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
@@ -40,7 +40,7 @@ class ForwardMode:
     width: int
 
 
-def pooled(base: Any, rows: Rows, mode: ForwardMode, poolings: Sequence[str]) -> Tensor:
+def pooled(base: Any, rows: PackedRows, mode: ForwardMode, poolings: Sequence[str]) -> Tensor:
     """Runs the base model once.
 
     Args:
@@ -66,7 +66,7 @@ def pooled(base: Any, rows: Rows, mode: ForwardMode, poolings: Sequence[str]) ->
 
 
 def find_forward_mode(base: Any, vocabulary: int) -> tuple[ForwardMode, tuple[str, ...]]:
-    """Finds out how a model is to be run, by running it on a few ids.
+    """Chooses the mode of a model by running it on a few ids.
 
     Args:
         base: A Hugging Face base model, in evaluation mode.
@@ -91,7 +91,7 @@ def find_forward_mode(base: Any, vocabulary: int) -> tuple[ForwardMode, tuple[st
             causal = _is_causal(base, tokens, vocabulary, states, device)
             reported = ForwardMode(0, causal, False, len(states), states[-1].shape[-1])
             expected = pooled(base, rows, reported, every)
-    except Exception as error:  # transformers and remote code raise all kinds
+    except Exception as error:  # transformers and remote code raise all kinds of errors
         message = " ".join(str(error).split())[:300]
         raise DiptychError(f"model: {type(base).__name__} gives no hidden states: {message}") from error
     mode, notes = reported, []
@@ -109,7 +109,7 @@ def find_forward_mode(base: Any, vocabulary: int) -> tuple[ForwardMode, tuple[st
 def _is_causal(
     base: Any, tokens: Sequence[Sequence[int]], vocabulary: int, states: Sequence[Tensor], device: torch.device
 ) -> bool:
-    """Whether another last token of the first text leaves the states before it as they are."""
+    """Whether a change of the last token of the first text leaves all earlier states unchanged."""
     *first, last = tokens[0]
     other = [*first, (last + 1) % vocabulary]
     changed = _run(base, lay_out([[0]], [other], ()), ForwardMode(0, True, False, 0, 0), device, True).hidden_states
@@ -124,18 +124,18 @@ def _is_causal(
     )
 
 
-def _gives(base: Any, rows: Rows, mode: ForwardMode, poolings: Sequence[str], expected: Tensor) -> bool:
+def _gives(base: Any, rows: PackedRows, mode: ForwardMode, poolings: Sequence[str], expected: Tensor) -> bool:
     try:
         with torch.inference_mode():
             found = pooled(base, rows, mode, poolings)
-    except Exception:  # it cannot be run in this mode
+    except Exception:  # the model cannot be run in this mode
         return False
     scale = float(expected.nan_to_num().abs().max())
     return torch.allclose(found, expected, rtol=0, atol=_TOLERANCE[base.dtype] * scale, equal_nan=True)
 
 
 def _window(base: Any) -> int:
-    """Longest text that all layers see whole; longer ones are left to the model's own masks, in rows of their own."""
+    """Longest text that every layer attends to in full; longer ones get a row and the model's own masks."""
     config = base.config.get_text_config()
     limits = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     both_sides = getattr(config, "local_attention", None)
@@ -143,18 +143,20 @@ def _window(base: Any) -> int:
     return min((limit for limit in limits if isinstance(limit, int)), default=2**31)
 
 
-def _run(base: Any, rows: Rows, mode: ForwardMode, device: torch.device, output_hidden_states: bool = False) -> Any:
+def _run(
+    base: Any, rows: PackedRows, mode: ForwardMode, device: torch.device, output_hidden_states: bool = False
+) -> Any:
     given: dict[str, Any] = {"input_ids": rows.ids.to(device), "use_cache": False, "return_dict": True}
     if output_hidden_states:
         given["output_hidden_states"] = True
     if mode.longest_packed and not rows.single:
         segments = rows.segments.to(device)
         mask = dense_mask(segments, segments) if mode.causal else segments[:, None, :, None] == segments[:, None, None]
-        if base.config._attn_implementation == "eager":  # which adds its mask, also a boolean one
+        if base.config._attn_implementation == "eager":  # eager attention adds its mask, even a boolean one
             mask = torch.zeros_like(mask, dtype=base.dtype).masked_fill(~mask, torch.finfo(base.dtype).min)
-        # A mask of our own and use_cache=False: otherwise transformers guesses the packing.
+        # With an explicit mask and use_cache=False transformers does not guess the packing from position ids.
         given |= {"attention_mask": mask, "position_ids": rows.positions.to(device)}
-    elif not (mode.longest_packed and mode.causal):  # else padding follows the text, which does not see it
+    elif not (mode.longest_packed and mode.causal):  # else padding follows the text, and causal attention hides it
         given["attention_mask"] = (rows.segments == 0).long().to(device)
     return base(**given)
 

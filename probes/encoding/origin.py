@@ -1,4 +1,4 @@
-"""Where a model comes from: a run's export, one of its checkpoints, or elsewhere; and what can be told about it."""
+"""Where a model comes from (a run's export, a checkpoint, or elsewhere), and what is known about its training."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 @contextmanager
 def located(given: str, *, trust_remote_code: bool) -> Iterator[tuple[str, Origin]]:
-    """What to open in place of what a user gave, as long as the context lasts, and what is known of it.
+    """The folder or name to open for what a user gave, valid within the context, and what is known of the model.
 
     A run folder stands for its export, or for its last checkpoint if it has no export yet. A checkpoint is exported
     into a temporary folder.
@@ -119,7 +119,7 @@ def _of_checkpoint(checkpoint: Path) -> Origin:
 
 
 def _of_export(folder: Path) -> Origin:
-    """From the card that the export wrote, and the run folder that it lies in."""
+    """Reads the model card that the export wrote, and the run folder around it."""
     folder = folder.resolve()
     parent = folder.parent if (folder.parent / "run.json").is_file() else None
     name = parent.name if parent and folder.name == "export" else folder.name

@@ -1,4 +1,4 @@
-"""Linear layers with their weight laid out once for the CPU's matrix kernels, instead of at every call.
+"""Linear layers whose weights are packed once for the CPU's matrix kernels, instead of at every call.
 
 Three quarters of the time of encoding go into linear layers (``benchmarks/encoding.py``).
 """
@@ -42,7 +42,7 @@ class PackedLinear(nn.Module):
 
 
 def pack_linear_layers(model: Any) -> None:
-    """Replaces the linear layers of a model, in place, where this torch and its device can.
+    """Replaces the linear layers of a model in place, where this version of torch and the device support it.
 
     The operators are those that ``torch.compile`` uses on the CPU; their names are not part of torch's interface
     (2.13), so each layer is tried, and left as it is where it does not give what it gave.

@@ -1,6 +1,6 @@
 """From the hidden states of one forward pass to one vector for each text, layer and pooling.
 
-Pooled as soon as a block gets its input, so that never more than one layer's states are alive beside the model's own.
+States are pooled as soon as a block gets its input, so that only one layer's states are held beside the model's own.
 
 Poolings:
 
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probes.encoding.rows import Rows
+from probes.encoding.rows import PackedRows
 
 POOLINGS = ("last", "mean", "cls", "pred")
 
@@ -31,7 +31,9 @@ class Pooler:
         values: Pooled states, float32; shape [layers, poolings, texts, width].
     """
 
-    def __init__(self, rows: Rows, poolings: Sequence[str], layers: int, width: int, device: torch.device) -> None:
+    def __init__(
+        self, rows: PackedRows, poolings: Sequence[str], layers: int, width: int, device: torch.device
+    ) -> None:
         self.poolings = poolings
         places = {"last": rows.stops - 1, "cls": rows.starts, "pred": rows.ends}
         self.places = {name: place.to(device) for name, place in places.items()}

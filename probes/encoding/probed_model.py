@@ -1,4 +1,4 @@
-"""Opening the model that is to be probed, or its twin with random weights."""
+"""Opens the model to probe, or its twin with random weights."""
 
 import copy
 import hashlib
@@ -35,15 +35,15 @@ class ProbedModel:
         architecture: Hugging Face model type.
         parameters: Their number, the head's included.
         mode: How it is run.
-        fingerprint: SHA-256 (hex) of config and weights; of a random twin, of what they are made from.
-        kind: SHA-256 (hex) of all but the weights: config, tokenizer, what it adds, and predictors. Models of one
-            kind share random twins.
+        fingerprint: SHA-256 (hex) of config and weights; for a random twin, of config, seed and versions.
+        twin_key: SHA-256 (hex) of config, tokenizer, added tokens and predictors, but not of weights. Models with
+            equal keys share random twins.
         context: Most positions; None: not known.
         random_seed: Seed of random weights; None: a trained model.
         run: Folder of its training run, if known.
         step: Optimizer steps of that run, if known.
         tokens: Label tokens of that run until then, if known.
-        notes: What was changed to make it fit, for people.
+        notes: What was changed to make the model fit, for people.
         training: Its run's objective and packing, by dotted key of the config; empty if not known.
     """
 
@@ -58,7 +58,7 @@ class ProbedModel:
     parameters: int
     mode: ForwardMode
     fingerprint: str
-    kind: str
+    twin_key: str
     context: int | None
     random_seed: int | None = None
     run: str | None = None
@@ -153,7 +153,7 @@ def open_model(
     lm, tokenizer = loaded.lm, loaded.tokenizer
     appended = _predictors(given, tokenizer, origin, predictors)
     config = {key: value for key, value in lm.config.to_dict().items() if key not in ("_name_or_path", "dtype")}
-    kind = _digest([config, tokenizer.fingerprint, tokenizer.prefix, tokenizer.suffix, appended])
+    twin_key = _digest([config, tokenizer.fingerprint, tokenizer.prefix, tokenizer.suffix, appended])
     if random:
         import transformers
 
@@ -180,7 +180,7 @@ def open_model(
         parameters=num_parameters(lm),
         mode=mode,
         fingerprint=print_of_weights,
-        kind=kind,
+        twin_key=twin_key,
         context=_context(lm),
         random_seed=seed if random else None,
         run=origin.run,

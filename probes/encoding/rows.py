@@ -27,7 +27,7 @@ Batch = list[list[int]]
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackedRows:
     """Tensors of one forward pass; its texts are numbered row by row.
 
     Attributes:
@@ -81,7 +81,7 @@ def make_batches(lengths: IntArray, batch_tokens: int, longest_packed: int) -> l
     return batches
 
 
-def lay_out(batch: Batch, tokens: Sequence[Sequence[int]], appended: Sequence[int]) -> Rows:
+def lay_out(batch: Batch, tokens: Sequence[Sequence[int]], appended: Sequence[int]) -> PackedRows:
     """The tensors of a batch.
 
     Args:
@@ -109,7 +109,7 @@ def lay_out(batch: Batch, tokens: Sequence[Sequence[int]], appended: Sequence[in
             at = stop
         segments[place, at:] = len(row)  # padding, whose positions stay 0: a row may be longer than the context
     starts, stops, ends = torch.tensor(spans, dtype=torch.int64).T.contiguous()
-    return Rows(
+    return PackedRows(
         numbers=np.array([number for row in batch for number in row], dtype=np.int64),
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),

@@ -1,4 +1,4 @@
-"""Paper and pens of the charts: sizes, fonts, axes, legends, and how a figure becomes SVG and PNG."""
+"""Shared parts of the charts: sizes, fonts, axes, legends, and export to SVG and PNG."""
 
 import io
 import textwrap
@@ -139,19 +139,19 @@ def draw_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], c
 
 def draw_line(axes: Any, line: Line, *, scale: float = 100.0, crowd: bool = False) -> Any:
     """A line with its interval as a band, fainter in a crowd; returns what the legend shows."""
-    colour = light("ink" if line.look is None else "random" if line.random else SERIES[line.look % len(SERIES)])
-    marker = "x" if line.look is None else MARKERS[line.look % len(MARKERS)]
+    colour = light("ink" if line.style is None else "random" if line.random else SERIES[line.style % len(SERIES)])
+    marker = "x" if line.style is None else MARKERS[line.style % len(MARKERS)]
     # Beyond as many models as colours, the dash tells them apart.
-    again = line.look is not None and line.look >= len(SERIES)
-    dash = _LEVELS["tfidf"][1] if line.look is None else (0, (3, 1.6)) if line.random else "-."[: 1 + again]
+    again = line.style is not None and line.style >= len(SERIES)
+    dash = _LEVELS["tfidf"][1] if line.style is None else (0, (3, 1.6)) if line.random else "-."[: 1 + again]
     values, lows, highs = ([scale * getattr(one, end) for one in line.estimates] for end in ("value", "low", "high"))
     alpha = (0.06 if line.random else 0.13) * (0.4 if crowd else 1)
     if len(values) > 1 and highs != lows:
-        axes.fill_between(line.places, lows, highs, color=colour, alpha=alpha, linewidth=0)
+        axes.fill_between(line.positions, lows, highs, color=colour, alpha=alpha, linewidth=0)
     elif highs != lows:
-        axes.plot(line.places * 2, [lows[0], highs[0]], color=colour, linewidth=1, alpha=0.6)
+        axes.plot(line.positions * 2, [lows[0], highs[0]], color=colour, linewidth=1, alpha=0.6)
     return axes.plot(
-        line.places,
+        line.positions,
         values,
         color=colour,
         linestyle=dash,

@@ -23,7 +23,7 @@ from probes.reporting.canvas import (
     wrapped,
 )
 from probes.reporting.geometry_charts import draw_geometry
-from probes.reporting.lookup import named, poolings
+from probes.reporting.lookup import display_name, poolings
 from probes.reporting.palette import MARKERS, SERIES, light
 from probes.reporting.phrases import counted, percent, pooling_title
 from probes.reporting.series import Level, Line, layer_lines, learning_lines, levels, training_lines
@@ -43,7 +43,7 @@ NOTES = {
     "similarity": "Linear CKA: 1 where two layers hold the same up to rotation and scale.",
     "projection": "The two principal components of some test examples, marked by their gold label.",
 }
-"""What must be known to read the charts of a kind."""
+"""How to read the charts of a kind."""
 
 _MOST_POINTS = 400
 _LINE = 0.14  # inches that a further line of an axis label takes
@@ -118,10 +118,10 @@ def _by_size(report: Report, names: _Names) -> Iterator[Chart]:
             if lines:
                 name = names.new("learning", facts.name, pooling)
                 label = f"Accuracy by training examples on {facts.title}, {pooling_title(pooling)}. {_ends(lines)}"
-                words = any(line.look is None and len(line.places) > 1 for line in lines)
+                words = any(line.style is None and len(line.positions) > 1 for line in lines)
                 references = levels(report, facts.name, pooling, words=not words)
                 if not words:
-                    lines = [line for line in lines if line.look is not None]
+                    lines = [line for line in lines if line.style is not None]
                 drawn = _lines_chart(name, label, _title(facts, pooling), lines, references, "training examples")
                 yield Chart(name, "learning", label, facts.name, pooling, drawn.svg, drawn.png)
 
@@ -158,9 +158,9 @@ def _similarities(report: Report, names: _Names) -> Iterator[Chart]:
         name = names.new("cka", one.texts, one.first, one.second, one.pooling)
         last = one.values[-1][-1]
         label = (
-            f"Linear CKA between the layers of {named(report, one.first)} and of {named(report, one.second)} on "
-            f"{one.texts}, "
-            f"{pooling_title(one.pooling)}: {last:.2f} between the last layers."
+            f"Linear CKA between the layers of {display_name(report, one.first)} and of "
+            f"{display_name(report, one.second)} on {one.texts}, {pooling_title(one.pooling)}: "
+            f"{last:.2f} between the last layers."
         )
         drawn = _heat_map(report, one, titles.get(one.texts, one.texts), name, label)
         where = one.texts if one.texts in titles else None
@@ -175,7 +175,7 @@ def _projections(report: Report, names: _Names) -> Iterator[Chart]:
                 shown = min(len(one.points), _MOST_POINTS)
                 label = (
                     f"{counted(shown, 'test example')} of {facts.title} on the two principal components of "
-                    f"{named(report, one.system)}, layer {one.layer}, {pooling_title(one.pooling)}, "
+                    f"{display_name(report, one.system)}, layer {one.layer}, {pooling_title(one.pooling)}, "
                     "marked by gold label."
                 )
                 drawn = _scatter(report, one, facts, name, label)
@@ -189,7 +189,7 @@ def _title(facts: SetFacts, pooling: str) -> str:
 def _peaks(lines: Sequence[Line]) -> str:
     told = []
     for line in lines:
-        place, best = max(zip(line.places, line.estimates, strict=True), key=lambda item: item[1].value)
+        place, best = max(zip(line.positions, line.estimates, strict=True), key=lambda item: item[1].value)
         told.append(f"{line.label}: highest {percent(best.value)} % at layer {place:g}")
     return "; ".join(told) + "."
 
@@ -198,7 +198,7 @@ def _ends(lines: Sequence[Line]) -> str:
     told = (
         f"{line.label}: {percent(line.estimates[0].value)} % to {percent(line.estimates[-1].value)} %"
         for line in lines
-        if len(line.places) > 1
+        if len(line.positions) > 1
     )
     return "; ".join(told) + "."
 
@@ -214,7 +214,7 @@ def _lines_chart(
     handles = [draw_line(axes, line, crowd=crowd) for line in lines] + [draw_level(axes, level) for level in references]
     draw_legend(figure, handles, labels, columns)
     axes.set_xlabel(axis)
-    places = sorted({place for line in lines for place in line.places})
+    places = sorted({place for line in lines for place in line.positions})
     if axis == "layer":
         axes.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "emb." if value == 0 else f"{value:g}"))
@@ -248,7 +248,7 @@ def _short(value: float, _: object = None) -> str:
 
 
 def _heat_map(report: Report, one: Similarity, texts: str, name: str, label: str) -> Drawn:
-    across, down = (wrapped(f"layer of {named(report, model)}", 34) for model in (one.second, one.first))
+    across, down = (wrapped(f"layer of {display_name(report, model)}", 34) for model in (one.second, one.first))
     figure, axes = paper(
         f"{texts} · {pooling_title(one.pooling)}",
         width=NARROW,
@@ -276,7 +276,7 @@ def _scatter(report: Report, one: Predictions, facts: SetFacts, name: str, label
     step = -(-len(one.points) // _MOST_POINTS)
     points, labels = np.array(one.points[::step]), np.array(one.point_labels[::step])
     columns, names, rows = legend_layout(facts.label_names, NARROW)
-    where = f"{facts.title} · {named(report, one.system)}"
+    where = f"{facts.title} · {display_name(report, one.system)}"
     figure, axes = paper(where, width=NARROW, height=2.35, legend=rows, sides=(0.12, 0.12))
     handles: list[Any] = []
     for number in range(len(facts.label_names)):

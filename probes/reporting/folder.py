@@ -1,4 +1,4 @@
-"""The folder of a report: what is written there, and what is left alone."""
+"""The folder of a report: writes its files and leaves other files alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +44,7 @@ def write_report(report: Report, folder: Path) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Makes sure that a report can go into a folder, before the work that it takes.
+    """Checks that a report can be written into a folder, before any work.
 
     Raises:
         DiptychError: It is no folder, or a file there has a name of the report's (``index.html``, ``report.md``,

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator
 
 from probes.reporting.canvas import WIDE, Drawn, draw_legend, draw_line, finish, legend_layout, sheet
-from probes.reporting.series import Line, label, looks
+from probes.reporting.series import Line, label, line_styles
 from probes.results import Estimate, Geometry, Report
 
 MEASURES = {
@@ -23,7 +23,7 @@ _ROW, _GAP = 1.15, 0.5
 def draw_geometry(report: Report, found: Sequence[Geometry], name: str, about: str, title: str) -> Drawn:
     """The measures that any of ``found`` (of the same texts and pooling) has."""
     measures = [one for one in MEASURES if any(getattr(item, one) is not None for item in found)]
-    known = looks(report)
+    known = line_styles(report)
     names = [model for model in known if any(item.model == model for item in found)]
     labels = [label(report, model) for model in names]
     columns, labels, legend = legend_layout(labels)
@@ -50,11 +50,11 @@ def draw_geometry(report: Report, found: Sequence[Geometry], name: str, about: s
     return finish(figure, name, about)
 
 
-def _line(model: str, found: Sequence[Geometry], measure: str, look: int, random: bool) -> Line:
+def _line(model: str, found: Sequence[Geometry], measure: str, style: int, random: bool) -> Line:
     values = sorted(
         (item.layer, getattr(item, measure))
         for item in found
         if item.model == model and getattr(item, measure) is not None
     )
     estimates = tuple(Estimate(value, value, value) for _, value in values)
-    return Line(model, look, random, tuple(layer for layer, _ in values), estimates)
+    return Line(model, style, random, tuple(layer for layer, _ in values), estimates)

@@ -1,4 +1,4 @@
-"""Questions that several views ask of a report."""
+"""Queries on a report that several views share."""
 
 from dataclasses import replace
 
@@ -9,22 +9,22 @@ _MOST_NAMES = 3
 
 
 def trained(report: Report) -> list[ModelFacts]:
-    """The models that were asked about."""
+    """The trained models."""
     return [model for model in report.models if model.random_twin_of is None]
 
 
 def twins(report: Report) -> list[ModelFacts]:
-    """Their architectures with random weights."""
+    """The models with random weights."""
     return [model for model in report.models if model.random_twin_of is not None]
 
 
 def twins_of(report: Report, name: str) -> tuple[str, ...]:
-    """The random weights, one for each seed, of the architecture of a trained model, which others may share."""
+    """Names of the random twins of a trained model, one for each seed; other models may share them."""
     return next((model.twins for model in report.models if model.name == name), ())
 
 
-def families(report: Report) -> list[tuple[str, ...]]:
-    """The models with random weights by architecture: those of one differ in their seed alone."""
+def random_weights(report: Report) -> list[tuple[str, ...]]:
+    """Names of the models with random weights, grouped by architecture: those of a group differ only in their seed."""
     found: dict[str, list[str]] = {}
     for model in twins(report):
         found.setdefault(model.random_twin_of or "", []).append(model.name)
@@ -32,20 +32,20 @@ def families(report: Report) -> list[tuple[str, ...]]:
 
 
 def seed_title(report: Report, twin: str) -> str:
-    """The seed of random weights, where there are several, as it follows their name."""
-    family = next((names for names in families(report) if twin in names), ())
+    """A suffix with the seed of random weights, where there are several seeds."""
+    family = next((names for names in random_weights(report) if twin in names), ())
     seeds = {model.name: model.random_seed for model in report.models}
     return f", seed {seeds[twin] or 0}" if len(family) > 1 else ""
 
 
-def sharers(report: Report, twin: str) -> list[str]:
-    """The trained models whose twin a model with random weights is."""
+def models_sharing(report: Report, twin: str) -> list[str]:
+    """The trained models that share a random twin."""
     return [model.name for model in trained(report) if twin in model.twins]
 
 
-def named(report: Report, system: str) -> str:
-    """A system for people; random weights that several models share say whose they are."""
-    names = sharers(report, system)
+def display_name(report: Report, system: str) -> str:
+    """A system's name for people; for random weights that several models share, with the names of these models."""
+    names = models_sharing(report, system)
     if len(names) < 2:
         return system_title(system)
     whose = ", ".join(names) if len(names) <= _MOST_NAMES else f"{names[0]} and {len(names) - 1} more"
@@ -58,7 +58,7 @@ def model_notes(report: Report) -> list[str]:
 
 
 def controls(report: Report) -> list[str]:
-    """Systems without a model that were scored, the strongest kind first."""
+    """Scored systems without a model: TF-IDF of cut texts, TF-IDF, majority class."""
     scored = dict.fromkeys(score.system for score in report.scores)
     return [*(name for name in scored if name.startswith(CUT_WORDS)), *(name for name in CONTROLS if name in scored)]
 
@@ -76,7 +76,7 @@ def systems(report: Report) -> list[str]:
 
 
 def poolings(report: Report) -> list[str]:
-    """Poolings that anything was measured at."""
+    """All poolings in the report."""
     found = {score.pooling for score in report.scores if score.pooling} | {one.pooling for one in report.geometry}
     found |= {one.pooling for one in report.similarities}
     return sorted(found, key=lambda name: (list(POOLINGS).index(name) if name in POOLINGS else len(POOLINGS), name))
@@ -88,7 +88,7 @@ def whole(report: Report, set_name: str) -> int:
 
 
 def shuffled(report: Report, set_name: str, pooling: str | None = None) -> Score | None:
-    """The best of all probes with shuffled labels: what a probe reaches with nothing to read."""
+    """The best of all probes with shuffled labels."""
     found = [
         score
         for score in report.scores
@@ -131,7 +131,7 @@ def compared(report: Report, set_name: str, first: str, second: str, pooling: st
 
 
 def ranked(report: Report, set_name: str, pooling: str | None = None) -> list[Score]:
-    """Every system's chosen score on a set, the best first; controls have every pooling."""
+    """Every system's chosen score on a set, the best first; controls belong to every pooling."""
     chosen = [report.chosen(set_name, system, None if is_control(system) else pooling) for system in systems(report)]
     return sorted((score for score in chosen if score), key=lambda score: -score.accuracy.value)
 
@@ -146,7 +146,7 @@ def clear_best(report: Report, set_name: str, pooling: str | None = None) -> str
 
 
 def runs(report: Report) -> dict[str, list[ModelFacts]]:
-    """Checkpoints by training run and in order, of the runs with several."""
+    """Checkpoints of the runs that have several, by run and in order of steps."""
     found: dict[str, list[ModelFacts]] = {}
     for model in trained(report):
         if model.run is not None and model.step is not None:

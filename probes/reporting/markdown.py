@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from pretrain.tools.visible import visible
 from probes.reporting.charts import NOTES, Chart
-from probes.reporting.lookup import model_notes, named
+from probes.reporting.lookup import display_name, model_notes
 from probes.reporting.phrases import as_text
 from probes.reporting.summary import subtitle, summarise
 from probes.reporting.tables import (
@@ -116,7 +116,7 @@ def _confusions(report: Report) -> list[str]:
         for one in report.predictions:
             if one.set == facts.name and one.confusion:
                 parts += [
-                    _heading(facts.title, named(report, one.system), where(one)),
+                    _heading(facts.title, display_name(report, one.system), where(one)),
                     _table(confusion_table(facts, one)),
                 ]
     return parts
@@ -128,7 +128,7 @@ def _wrong(report: Report) -> list[str]:
         for one in report.predictions:
             if one.set == facts.name and one.wrong:
                 parts += [
-                    _heading(facts.title, named(report, one.system), where(one)),
+                    _heading(facts.title, display_name(report, one.system), where(one)),
                     _table(wrong_table(facts, one, _MOST_WRONG)),
                 ]
     return parts

@@ -1,4 +1,4 @@
-"""Figures and names as people read them, the same in every view."""
+"""Figures and names as text for people, the same in every view."""
 
 import json
 from collections.abc import Sequence
@@ -41,14 +41,14 @@ def points(difference: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value with as many digits as tell something."""
+    """A p-value with two or three digits."""
     if value < 0.001:
         return "< .001"
     return "1" if value >= 0.995 else f"{value:.3f}"[1:] if value < 0.1 else f"{value:.2f}"[1:]
 
 
 def p_equals(value: float) -> str:
-    """The same within a sentence."""
+    """A p-value within a sentence."""
     text = p_value(value)
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
@@ -64,7 +64,7 @@ def pooling_title(pooling: str | None) -> str:
 
 
 def layer_title(report: Report, system: str, layer: int | None) -> str:
-    """Where a representation lies, such as ``layer 5 of 6``."""
+    """Name of a layer, such as ``layer 5 of 6``."""
     if layer is None:
         return NONE
     if layer == 0:
@@ -73,7 +73,7 @@ def layer_title(report: Report, system: str, layer: int | None) -> str:
     return f"layer {layer}" if last is None else f"layer {layer} of {last}"
 
 
-def place(score: Score) -> str:
+def layer_and_pooling(score: Score) -> str:
     """Layer and pooling in short, such as ``L5 mean``."""
     return "" if score.layer is None else f"L{score.layer} {score.pooling}"
 
@@ -93,7 +93,7 @@ def quoted(system: str) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """What a comparison says, with its corrected p-value."""
+    """The verdict of a comparison, with its corrected p-value."""
     found = "different" if comparison.different else "no difference shown"
     return f"{found}, {p_equals(comparison.adjusted)} after Holm"
 

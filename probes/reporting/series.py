@@ -1,4 +1,4 @@
-"""The lines of the charts: which scores belong together, and in which order."""
+"""The data of the charts: which scores form a line, and in which order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from pathlib import PurePath
 
 from probes.reporting.lookup import (
     controls,
-    families,
-    named,
+    display_name,
+    models_sharing,
+    random_weights,
     runs,
     seed_title,
-    sharers,
     shuffled,
     trained,
     twins,
@@ -26,16 +26,16 @@ class Line:
 
     Attributes:
         label: For the legend.
-        look: Number of its colour and marker; None for a control.
+        style: Number of its colour and marker; None for a control.
         random: True for random weights.
-        places: Where its points stand.
+        positions: Where its points stand.
         estimates: One for each place.
     """
 
     label: str
-    look: int | None
+    style: int | None
     random: bool
-    places: tuple[float, ...]
+    positions: tuple[float, ...]
     estimates: tuple[Estimate, ...]
 
 
@@ -48,7 +48,7 @@ class Level:
     value: float
 
 
-def looks(report: Report) -> dict[str, tuple[int, bool]]:
+def line_styles(report: Report) -> dict[str, tuple[int, bool]]:
     """Number of a model's colour, and whether it has random weights: such a twin has the number of its first model."""
     numbers = {model.name: number for number, model in enumerate(trained(report))}
     found = {name: (number, False) for name, number in numbers.items()}
@@ -59,11 +59,11 @@ def looks(report: Report) -> dict[str, tuple[int, bool]]:
 
 def label(report: Report, model: str) -> str:
     """A model in a legend, where there is little room."""
-    names = sharers(report, model)
+    names = models_sharing(report, model)
     if len(names) < 2:
-        return named(report, model)
+        return display_name(report, model)
     seed = seed_title(report, model)
-    if len(families(report)) == 1:
+    if len(random_weights(report)) == 1:
         return f"random weights{seed}"
     return system_title(f"random{seed}: {names[0]} + {len(names) - 1} more")
 
@@ -72,7 +72,7 @@ def layer_lines(report: Report, set_name: str, pooling: str) -> list[Line]:
     """Accuracy by layer, of probes trained on everything."""
     size = whole(report, set_name)
     lines = []
-    for name, (look, random) in looks(report).items():
+    for name, (style, random) in line_styles(report).items():
         found = sorted(
             (
                 (score.layer, score.accuracy)
@@ -81,19 +81,19 @@ def layer_lines(report: Report, set_name: str, pooling: str) -> list[Line]:
             ),
             key=lambda item: item[0],
         )
-        lines += _line(label(report, name), look, random, found)
+        lines += _line(label(report, name), style, random, found)
     return lines
 
 
 def learning_lines(report: Report, set_name: str, pooling: str) -> list[Line]:
     """Accuracy by training examples, at the layer chosen with all of them; empty if there is one size alone."""
     lines = []
-    for name, (look, random) in looks(report).items():
-        lines += _line(label(report, name), look, random, _by_size(report, set_name, name, pooling))
-    if not any(len(line.places) > 1 for line in lines):
+    for name, (style, random) in line_styles(report).items():
+        lines += _line(label(report, name), style, random, _by_size(report, set_name, name, pooling))
+    if not any(len(line.positions) > 1 for line in lines):
         return []
     words = [name for name in controls(report) if name != "majority" and report.chosen(set_name, name)]
-    for name in words[:-1] or words:  # where models cut texts, what they read: two kinds would look alike
+    for name in words[:-1] or words:  # where models cut texts, what they read: two such lines would look alike
         lines += _line(system_title(name), None, False, _by_size(report, set_name, name, None))
     return lines
 
@@ -154,10 +154,10 @@ def _by_size(report: Report, set_name: str, system: str, pooling: str | None) ->
     return found
 
 
-def _line(label: str, look: int | None, random: bool, found: Sequence[tuple[float, Estimate]]) -> list[Line]:
+def _line(label: str, style: int | None, random: bool, found: Sequence[tuple[float, Estimate]]) -> list[Line]:
     if not found:
         return []
-    return [Line(label, look, random, tuple(place for place, _ in found), tuple(one for _, one in found))]
+    return [Line(label, style, random, tuple(place for place, _ in found), tuple(one for _, one in found))]
 
 
 def _progress(model: ModelFacts, in_tokens: bool) -> int:

@@ -1,4 +1,4 @@
-"""What was found, in sentences that can be read alone; names of models stand between backticks."""
+"""The results in sentences that can be read alone; names of models stand between backticks."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Summary:
     Attributes:
         headline: On all sets together.
         sets: One or more sentences for each set.
-        cautions: What to keep in mind when reading the figures.
+        cautions: Limits of the figures.
     """
 
     headline: tuple[str, ...]
@@ -217,7 +217,7 @@ def _reading(report: Report, facts: SetFacts, title: str, best: Score, *, prefer
 
 
 def _against(report: Report, best: Score, other: Score) -> str:
-    """The best score beside another one; which is higher is said only where that was tested."""
+    """The best score beside another one; the sentence says which is higher only if that was tested."""
     name, reached = quoted(other.system), f"{percent(other.accuracy.value)} %"
     found = compared(report, best.set, best.system, other.system, None)
     if found is None:
@@ -229,7 +229,7 @@ def _against(report: Report, best: Score, other: Score) -> str:
 
 
 def _floor(report: Report, facts: SetFacts, best: Score) -> list[str]:
-    """What is reached with little or nothing to read."""
+    """What the controls reach."""
     parts, sentences = [], []
     random = [one for twin in twins_of(report, best.system) if (one := report.chosen(facts.name, twin))]
     if random:

@@ -38,7 +38,7 @@ def inline(text: str, name: str, label: str) -> str:
 
 
 def _plain(root: ElementTree.Element) -> None:
-    """HTML knows SVG without its namespaces."""
+    """Removes namespaces, which SVG within HTML does not need."""
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         if _HREF in element.attrib:
@@ -75,7 +75,7 @@ def _compact(element: ElementTree.Element, names: dict[str, str]) -> None:
 
 
 def _unwrap(parent: ElementTree.Element) -> None:
-    """Takes groups out that say nothing, and what is empty."""
+    """Removes groups without attributes, and empty elements."""
     children = []
     for child in list(parent):
         _unwrap(child)

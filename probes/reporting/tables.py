@@ -1,19 +1,19 @@
-"""The tables of a report, said once for the page and for Markdown."""
+"""The tables of a report, the same for the page and for Markdown."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from probes.reporting.balance import class_shares, shifted
 from probes.reporting.geometry_charts import MEASURES
-from probes.reporting.lookup import clear_best, controls, families, named, sharers, trained
+from probes.reporting.lookup import clear_best, controls, display_name, models_sharing, random_weights, trained
 from probes.reporting.phrases import (
     NONE,
     interval,
     is_control,
+    layer_and_pooling,
     over_seeds,
     p_value,
     percent,
-    place,
     points,
     pooling_title,
 )
@@ -28,9 +28,9 @@ class Cell:
     """One cell.
 
     Attributes:
-        text: What it says.
-        note: Said smaller below it.
-        strong: Stands out.
+        text: Its text.
+        note: Smaller lines below it.
+        strong: Whether it is bold.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row, with the set and the pooling that it is about."""
 
     cells: tuple[Cell, ...]
@@ -56,11 +56,11 @@ class Table:
         rows: As many cells each.
         left: Columns of words; the others are of figures.
         groups: Titles above columns and how many columns each spans; empty: none.
-        caption: What must be known to read it.
+        caption: How to read it.
     """
 
     head: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     left: frozenset[int] = frozenset({0})
     groups: tuple[tuple[str, int], ...] = ()
     caption: str = ""
@@ -76,7 +76,7 @@ def main_table(report: Report, pooling: str | None = None) -> Table | None:
     groups: list[tuple[str, list[tuple[str, ...]]]] = [
         ("models", [(model.name,) for model in trained(report)]),
         ("controls", [(name,) for name in controls(report)]),
-        ("controls: random weights", families(report)),
+        ("controls: random weights", random_weights(report)),
     ]
     columns = [names for _, columns in groups for names in columns]
     rows = []
@@ -88,14 +88,14 @@ def main_table(report: Report, pooling: str | None = None) -> Table | None:
         if any(scores):
             best = clear_best(report, facts.name, pooling)
             title = Cell(facts.title, "control: not sentiment" if facts.control else "")
-            rows.append(Row((title, *(_score_cell(found, best) for found in scores)), facts.name))
+            rows.append(TableRow((title, *(_score_cell(found, best) for found in scores)), facts.name))
     if not rows:
         return None
     chosen = "Layer and pooling" if pooling is None else "The layer"
     cut = " TF-IDF words read by a model: of the beginnings of texts that it read, on sets of which it cut some."
     several = " Random weights: mean and standard deviation (sd) over seeds of the weights."
     return Table(
-        ("set", *(named(report, names[0]).replace(", seed 0", "") for names in columns)),
+        ("set", *(display_name(report, names[0]).replace(", seed 0", "") for names in columns)),
         tuple(rows),
         groups=tuple((title, len(names)) for title, names in groups if names),
         caption=f"Test accuracy in %, with the 95 % interval over test texts (bootstrap, widened to Wilson's where "
@@ -119,7 +119,7 @@ def _score_cell(scores: Sequence[Score], best: str | None) -> Cell:
         mean, spread = over_seeds(scores)
         return Cell(percent(mean), f"sd {percent(spread)}\n{len(scores)} seeds")
     score = scores[0]
-    where = place(score)
+    where = layer_and_pooling(score)
     note = interval(score.accuracy) + (f"\n{where}" if where else "")
     return Cell(percent(score.accuracy.value), note, score.system == best)
 
@@ -127,11 +127,11 @@ def _score_cell(scores: Sequence[Score], best: str | None) -> Cell:
 def comparison_table(report: Report) -> Table | None:
     """Pairs of systems on the same test examples."""
     rows = [
-        Row(
+        TableRow(
             cells(
                 Cell(_title(report, one.set), _OWN if one.pooling is None else pooling_title(one.pooling)),
-                Cell(named(report, one.first), _layer(one.first_layer)),
-                Cell(named(report, one.second), _layer(one.second_layer)),
+                Cell(display_name(report, one.first), _layer(one.first_layer)),
+                Cell(display_name(report, one.second), _layer(one.second_layer)),
                 Cell(
                     points(one.difference.value),
                     f"{points(one.difference.low)} to {points(one.difference.high)}",
@@ -158,10 +158,10 @@ def geometry_table(report: Report) -> Table | None:
     """Shape of every representation."""
     measures = [one for one in MEASURES if any(getattr(item, one) is not None for item in report.geometry)]
     rows = [
-        Row(
+        TableRow(
             cells(
                 item.texts,
-                named(report, item.model),
+                display_name(report, item.model),
                 item.pooling,
                 str(item.layer),
                 *(_measure(measure, getattr(item, measure)) for measure in measures),
@@ -185,7 +185,7 @@ def score_table(report: Report) -> Table | None:
         remarks = ["shuffled labels"] * one.shuffled + ["not converged"] * (not one.converged)
         texts = (
             one.set,
-            Cell(named(report, one.system), ", ".join(remarks)),
+            Cell(display_name(report, one.system), ", ".join(remarks)),
             NONE if one.layer is None else str(one.layer),
             one.pooling or NONE,
             str(one.train_size),
@@ -197,7 +197,7 @@ def score_table(report: Report) -> Table | None:
             percent(one.macro_f1.value),
             NONE if one.strength is None else f"{one.strength:.3g}",
         )
-        rows.append(Row(cells(*texts), one.set, one.pooling))
+        rows.append(TableRow(cells(*texts), one.set, one.pooling))
     head = (
         *("set", "system", "layer", "pooling", "train", "seeds", "CV acc.", "accuracy", "95 % interval"),
         *("sd seeds", "macro-F1", "C"),
@@ -208,7 +208,7 @@ def score_table(report: Report) -> Table | None:
 def confusion_table(facts: SetFacts, one: Predictions) -> Table:
     """Counts of gold labels by predicted labels."""
     rows = [
-        Row(cells(gold, *(f"{count:,}" for count in counts)))
+        TableRow(cells(gold, *(f"{count:,}" for count in counts)))
         for gold, counts in zip(facts.label_names, one.confusion, strict=True)
     ]
     return Table(("gold \\ predicted", *facts.label_names), tuple(rows))
@@ -217,7 +217,7 @@ def confusion_table(facts: SetFacts, one: Predictions) -> Table:
 def data_table(report: Report) -> Table | None:
     """The labelled sets."""
     rows = [
-        Row(
+        TableRow(
             cells(
                 Cell(facts.title, facts.name if facts.name != facts.title else ""),
                 _SENTIMENT[facts.control],
@@ -249,7 +249,7 @@ def class_table(report: Report) -> Table | None:
                 Cell(percent(test), f"{facts.test_counts[label]:,}"),
                 NONE if train is None else Cell(points(test - train), strong=moved),
             )
-            rows.append(Row(cells(facts.title, name, *shares), facts.name))
+            rows.append(TableRow(cells(facts.title, name, *shares), facts.name))
     caption = "Shares of the classes in %, with the numbers of examples. Bold: a marked shift."
     return _table(("set", "class", "train", "test", "points"), rows, (0, 1), caption)
 
@@ -263,13 +263,13 @@ def settings_table(report: Report) -> Table | None:
     models = trained(report)
     known = any(model.training for model in models)
     columns: list[tuple[str, Callable[[ModelFacts], str | Cell]]] = [
-        ("model", lambda model: Cell(named(report, model.name), model.run or "")),
+        ("model", lambda model: Cell(display_name(report, model.name), model.run or "")),
         *([("λ", _weight), ("distance", _distance), ("[PRED] tokens", _predictors)] if known else []),
         *([("steps", lambda model: _number(model.step))] if any(model.step for model in models) else []),
         *([("label tokens", lambda model: _number(model.tokens))] if any(model.tokens for model in models) else []),
         ("parameters", lambda model: _number(model.parameters)),
     ]
-    rows = [Row(cells(*(cell(model) for _, cell in columns))) for model in models]
+    rows = [TableRow(cells(*(cell(model) for _, cell in columns))) for model in models]
     caption = (
         "λ: weight of the embedding-prediction loss. distance: what that loss measures between prediction and target. "
         "[PRED] tokens: how many are appended to a text to predict the embedding of its other view."
@@ -299,17 +299,17 @@ def model_table(report: Report) -> Table | None:
     """The models and their twins."""
     rows = []
     for model in report.models:
-        whose = ", ".join(sharers(report, model.name)) or model.random_twin_of
+        whose = ", ".join(models_sharing(report, model.name)) or model.random_twin_of
         seed = f", seed {model.random_seed}" if model.random_seed is not None else ""
         texts = (
-            Cell(named(report, model.name), f"random weights of {whose}{seed}" if model.random_twin_of else ""),
+            Cell(display_name(report, model.name), f"random weights of {whose}{seed}" if model.random_twin_of else ""),
             model.architecture,
             str(model.layers - 1),
             str(model.width),
             " ".join([*model.prefix, "text", *model.suffix]),
             Cell(model.path, f"fingerprint {model.fingerprint[:12]}"),
         )
-        rows.append(Row(cells(*texts)))
+        rows.append(TableRow(cells(*texts)))
     head = ("model", "architecture", "blocks", "width", "reads", "from")
     caption = "Reads: a text with the tokens that the model's tokenizer adds to it."
     return _table(head, rows, (0, 1, 4, 5), caption)
@@ -319,7 +319,7 @@ def truncation_table(report: Report) -> Table | None:
     """Texts that were longer than a model's context."""
     sets = {facts.name for facts in report.sets}
     rows = [
-        Row(cells(named(report, model), _title(report, name), f"{count:,}"), name if name in sets else None)
+        TableRow(cells(display_name(report, model), _title(report, name), f"{count:,}"), name if name in sets else None)
         for model, by_set in report.truncated.items()
         for name, count in by_set.items()
         if count
@@ -331,7 +331,7 @@ def wrong_table(facts: SetFacts, one: Predictions, most: int | None = None) -> T
     """Examples that a system gets wrong."""
     names = facts.label_names
     rows = [
-        Row(cells(wrong.text, names[wrong.gold], names[wrong.predicted], f"{wrong.probability:.2f}"))
+        TableRow(cells(wrong.text, names[wrong.gold], names[wrong.predicted], f"{wrong.probability:.2f}"))
         for wrong in one.wrong[:most]
     ]
     return _table(("text", "gold", "predicted", "probability"), rows, (0, 1, 2))
@@ -350,6 +350,6 @@ def _layer(layer: int | None) -> str:
     return "" if layer is None else f"layer {layer}"
 
 
-def _table(head: tuple[str, ...], rows: Iterable[Row], left: Iterable[int], caption: str = "") -> Table | None:
+def _table(head: tuple[str, ...], rows: Iterable[TableRow], left: Iterable[int], caption: str = "") -> Table | None:
     found = tuple(rows)
     return Table(head, found, frozenset(left), caption=caption) if found else None

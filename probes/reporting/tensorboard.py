@@ -15,7 +15,7 @@ from probes.reporting.series import run_title
 from probes.results import Report, Score
 
 _LONGEST_TEXT = 300
-# What a report wrote is known by these, and nothing else in a log folder is ever removed.
+# These mark what a report wrote; nothing else in a log folder is ever removed.
 _SUFFIX = ".diptych-probes"
 _PLACE = "diptych-probes"
 _CONFIG = "projector_config.pbtxt"
@@ -82,7 +82,7 @@ def _named(score: Score, tag: str, step: int) -> list[tuple[str, int, float]]:
 def write_projector(folder: Path, name: str, vectors: np.ndarray, labels: Sequence[str], texts: Sequence[str]) -> None:
     """Adds representations to those that the Projector of a log folder shows, or replaces those of that name.
 
-    Written without ``SummaryWriter.add_embedding``, which forgets what an earlier writer put there.
+    Written without ``SummaryWriter.add_embedding``, which drops the entries of earlier writers.
 
     Args:
         folder: Log folder, or that of a run within it.
@@ -136,7 +136,7 @@ def _config(folder: Path) -> Any:
 
 
 def _forget_vectors(folder: Path) -> None:
-    """Takes the entries of an earlier report out of the Projector, and removes their files."""
+    """Removes the entries of an earlier report from the Projector, and their files."""
     from google.protobuf import text_format
 
     config = _config(folder)

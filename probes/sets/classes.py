@@ -1,4 +1,4 @@
-"""From rows to a labelled set: numbering the classes, dividing, thinning out, and everything that can be wrong."""
+"""From rows to a labelled set: numbers the classes, splits, subsamples and checks."""
 
 import hashlib
 import heapq
@@ -11,7 +11,7 @@ import numpy as np
 from pretrain.probing.copies import find_copies
 from pretrain.runtime.errors import DiptychError
 from probes.sets.labelled import LabelledSet, Split
-from probes.sets.rows import Label, Row
+from probes.sets.rows import Label, LabelledRow
 from probes.sets.same_text import same_text_key
 
 MAX_CLASSES = 1000
@@ -32,7 +32,7 @@ class Naming:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What a set ends up with; empty where nothing is known."""
+        """The names of the classes; empty if none are known."""
         merged = self.merged or {}
         found = (merged.get(name, name) for name in self.names)
         return tuple(dict.fromkeys(name for name in found if name is not None))
@@ -46,13 +46,13 @@ class Gathered:
         most: More are thinned out as they come; None keeps all.
     """
 
-    def __init__(self, rows: Iterable[Row], most: int | None = None) -> None:
+    def __init__(self, rows: Iterable[LabelledRow], most: int | None = None) -> None:
         self.place: str | None = None
         self.num_empty = self.num_filled = 0
         self.rows = _thinned(self._filled(rows), most)
 
     def notes(self, split: str) -> list[str]:
-        """What became of the rows of a split."""
+        """Sentences about rows that were left out or subsampled."""
         notes = []
         if self.num_empty:
             notes.append(f"{_counted(self.num_empty, 'empty text')} left out of {split}")
@@ -62,7 +62,7 @@ class Gathered:
             )
         return notes
 
-    def _filled(self, rows: Iterable[Row]) -> Iterator[Row]:
+    def _filled(self, rows: Iterable[LabelledRow]) -> Iterator[LabelledRow]:
         for row in rows:
             self.place = row.file
             if row.text:
@@ -76,8 +76,8 @@ def make_set(
     name: str,
     title: str,
     source: str,
-    train: Iterable[Row],
-    test: Iterable[Row] | None,
+    train: Iterable[LabelledRow],
+    test: Iterable[LabelledRow] | None,
     *,
     naming: Naming,
     test_share: float,
@@ -86,7 +86,7 @@ def make_set(
     control: bool | None = None,
     notes: Sequence[str] = (),
 ) -> LabelledSet:
-    """Numbers the classes and checks that there is something to learn.
+    """Numbers the classes and makes the splits.
 
     Args:
         name: As in reports.
@@ -153,7 +153,7 @@ def make_set(
 
 
 def _check(
-    rows: Mapping[str, Sequence[Row]],
+    rows: Mapping[str, Sequence[LabelledRow]],
     places: Mapping[str, str],
     classes: Mapping[Label, str | None],
     label_names: Sequence[str],
@@ -183,10 +183,10 @@ def _check(
             )
 
 
-def _class_names(rows: Sequence[Row], naming: Naming) -> dict[Label, str | None]:
-    """The name of every class that the data has, in the order of their numbers; None where its rows are left out."""
-    first: dict[Label, Row] = {}
-    named: dict[Label, Row] = {}
+def _class_names(rows: Sequence[LabelledRow], naming: Naming) -> dict[Label, str | None]:
+    """Names of the classes in the data, in the order of their numbers; None for a class that is left out."""
+    first: dict[Label, LabelledRow] = {}
+    named: dict[Label, LabelledRow] = {}
     for row in rows:
         first.setdefault(row.raw, row)
         if row.class_name is not None and named.setdefault(row.raw, row).class_name != row.class_name:
@@ -216,8 +216,8 @@ def _class_names(rows: Sequence[Row], naming: Naming) -> dict[Label, str | None]
 
 def _divided(whole: Gathered, test_share: float, max_train: int | None, max_test: int | None) -> dict[str, Gathered]:
     """Training and test rows by a hash of the text; the same on every call, equal texts and groups on one side."""
-    train: list[Row] = []
-    test: list[Row] = []
+    train: list[LabelledRow] = []
+    test: list[LabelledRow] = []
     keys = [same_text_key(row.text) or row.text for row in whole.rows]
     clusters = find_copies(keys, [row.group for row in whole.rows]).clusters.tolist()
     first: dict[int, str] = {}
@@ -225,7 +225,7 @@ def _divided(whole: Gathered, test_share: float, max_train: int | None, max_test
         digest = _digest("split", first.setdefault(cluster, key))
         (test if int.from_bytes(digest, "big") < test_share * 2**128 else train).append(row)
     divided = {"train": Gathered(train, max_train), "test": Gathered(test, max_test)}
-    divided["train"].num_empty = whole.num_empty  # they are of no side
+    divided["train"].num_empty = whole.num_empty  # they belong to no split
     for found in divided.values():
         found.place = whole.place
     return divided
@@ -235,8 +235,8 @@ def _has_groups(gathered: Mapping[str, Gathered]) -> bool:
     return any(row.group is not None for found in gathered.values() for row in found.rows)
 
 
-def _thinned(rows: Iterable[Row], most: int | None) -> list[Row]:
-    """As many rows, in their order; the same whatever the others are, and equal texts go together."""
+def _thinned(rows: Iterable[LabelledRow], most: int | None) -> list[LabelledRow]:
+    """At most so many rows, in their order, chosen by a hash of the text, so that equal texts stay together."""
     if most is None:
         return list(rows)
     drawn = heapq.nsmallest(most, enumerate(rows), key=lambda item: (_digest("draw", item[1].text), item[0]))

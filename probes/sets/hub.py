@@ -31,7 +31,7 @@ def parse_hub(spec: str) -> tuple[str, str | None, str | None]:
 
 
 def resolve_revision(name: str, dataset: str, revision: str | None) -> str:
-    """The commit that a revision stands for; the hub is asked once, and only where it is none already.
+    """The commit of a revision; asks the hub once, and not at all for a commit.
 
     Args:
         name: Of the set, for the message.
@@ -43,7 +43,7 @@ def resolve_revision(name: str, dataset: str, revision: str | None) -> str:
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import HfApi  # here, for most runs start without it
+    from huggingface_hub import HfApi  # imported here, because most runs do not need it
 
     try:
         commit = HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT).sha
@@ -71,7 +71,7 @@ def open_hub(name: str, dataset: str, commit: str, config: str | None, split: st
 
 
 def explained(name: str, dataset: str, commit: str, error: DiptychError) -> DiptychError:
-    """What the hub's source says, with the remedies that there are here."""
+    """The message of the hub's source, with the remedies that apply here."""
     problem, _, remedy = str(error).rpartition("; ")
     if "set dataset: " in remedy:
         return DiptychError(f"{problem}; {_elsewhere(name, dataset, commit)}")

@@ -1,4 +1,4 @@
-"""From what a user names to a labelled set."""
+"""Loads a labelled set from what a user names."""
 
 import re
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from probes.sets.labelled import LabelledSet
 from probes.sets.options import SetOptions
 from probes.sets.registry import REGISTRY, RegisteredSet
 from probes.sets.repository import repository_rows
-from probes.sets.rows import Row, listed
+from probes.sets.rows import LabelledRow, listed
 
 _USUAL_TEXT = (("text",), ("sentence",), ("review",))
 _NAME = re.compile(r"(\w[\w.-]*)=(.+)")
@@ -117,8 +117,8 @@ def _made(
     name: str,
     known: RegisteredSet | None,
     source: str,
-    train: Iterable[Row],
-    test: Iterable[Row] | None,
+    train: Iterable[LabelledRow],
+    test: Iterable[LabelledRow] | None,
     options: SetOptions,
     notes: list[str],
 ) -> LabelledSet:
@@ -143,7 +143,7 @@ def _made(
 
 
 def _name_of(path: Path) -> str:
-    """The name of a folder, or of a file without its endings, with the folder's where it only says the split."""
+    """Name of a set: that of the folder or file, with the folder's before a file that is named by its split."""
     stem = path.name if path.is_dir() else path.name.split(".")[0]
     if not path.is_dir() and stem in ("train", "test", "data"):
         stem = f"{path.absolute().parent.name}.{stem}"

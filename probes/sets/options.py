@@ -1,4 +1,4 @@
-"""What can be set about how labelled sets are read."""
+"""Options of reading labelled sets."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from pretrain.runtime.errors import DiptychError
 
 @dataclass(frozen=True)
 class SetOptions:
-    """How sets are read; None leaves it to the set.
+    """How sets are read; None: the default of the set.
 
     Attributes:
         text: Columns that make up a text, joined by line ends; none: the registered ones, else the first of ``text``,

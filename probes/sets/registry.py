@@ -1,4 +1,4 @@
-"""Sets that are known by name: where they are, at which commit, and what their columns and classes mean."""
+"""Registered sets: where they are, at which commit, and what their columns and classes mean."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -11,14 +11,14 @@ from pretrain.sources.files import Files
 from pretrain.sources.lines import lines
 from pretrain.sources.record import BadRow
 from probes.sets.registry import RegisteredSet
-from probes.sets.rows import Label, Row, parse_label
+from probes.sets.rows import Label, LabelledRow, parse_label
 
 _HOST = "https://raw.githubusercontent.com"
 _NO_UTF_8 = re.compile("[\udc80-\udcff]")
 _TIMEOUT = 10.0
 
 
-def repository_rows(name: str, known: RegisteredSet) -> list[Row]:
+def repository_rows(name: str, known: RegisteredSet) -> list[LabelledRow]:
     """The rows of all files of a registered set, in order.
 
     Args:
@@ -40,8 +40,8 @@ def repository_rows(name: str, known: RegisteredSet) -> list[Row]:
     return rows
 
 
-def _rows(path: str, label: int | None) -> Iterator[Row]:
-    # Corpora of that age mix UTF-8 with the Windows alphabet.
+def _rows(path: str, label: int | None) -> Iterator[LabelledRow]:
+    # Corpora of that age mix UTF-8 with Windows-1252.
     for line in lines(Files().whole(path), errors="surrogateescape"):
         if isinstance(line, BadRow):
             raise DiptychError(str(line))
@@ -52,12 +52,12 @@ def _rows(path: str, label: int | None) -> Iterator[Row]:
             first, _, text = text.partition(" ")
             raw = parse_label(first, f"{path}:{number}")
         if raw is not None and text:
-            yield Row({}, path, number, text=text.lstrip(), raw=raw)
+            yield LabelledRow({}, path, number, text=text.lstrip(), raw=raw)
 
 
 def _downloaded(name: str, path: str) -> Path:
     """Where a file of GitHub is kept, beside what the hub's libraries keep."""
-    from huggingface_hub import constants  # here, for most runs start without it
+    from huggingface_hub import constants  # imported here, because most runs do not need it
 
     local = Path(constants.HF_HOME) / "diptych" / path
     if local.is_file():
@@ -68,7 +68,7 @@ def _downloaded(name: str, path: str) -> Path:
             raise OSError("HF_HUB_OFFLINE is set")
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             content = response.read()
-        with whole_file(local) as scratch:  # other ranks may do the same
+        with whole_file(local) as scratch:  # other ranks may write the same file
             scratch.write_bytes(content)
     except Exception as error:  # of HTTP, sockets and disks
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -80,5 +80,5 @@ def _downloaded(name: str, path: str) -> Path:
 
 
 def _repaired(text: str) -> str:
-    """A line in which bytes that are no UTF-8 stand as surrogates, with those read as Windows writes them."""
+    """A line whose bytes that are not UTF-8 (surrogates) are decoded as Windows-1252."""
     return _NO_UTF_8.sub(lambda match: bytes([ord(match[0]) - 0xDC00]).decode("cp1252", "replace"), text)

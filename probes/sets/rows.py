@@ -1,4 +1,4 @@
-"""Rows with a text and a class, whatever format they come in."""
+"""Rows with a text and a class, from any format."""
 
 import math
 import re
@@ -22,12 +22,12 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Row(Record):
+class LabelledRow(Record):
     """A text and its class.
 
     Attributes:
         text: May be empty.
-        raw: The class, as the data says it; where the text is empty, nobody asks.
+        raw: The class as it stands in the data; unused if the text is empty.
         class_name: What a column beside it calls the class, if there is one.
     """
 
@@ -43,7 +43,7 @@ class LabelledRows(ColumnSource):
     """
 
     text_columns: tuple[tuple[str, ...], ...]
-    """Ways to find the text; the first whose columns are all there is taken."""
+    """Candidate text columns; the first entry whose columns all exist is used."""
     label_column: str
 
     def needed(self, available: Iterable[str], file: str) -> list[str]:
@@ -58,7 +58,7 @@ class LabelledRows(ColumnSource):
             raise DiptychError(_no_group(file, self.group, available))
         return [name for name in available if name in (*text, self.label_column, *NAME_COLUMNS, self.group)]
 
-    def to_record(self, row: Mapping[str, Any], file: str, line: int) -> Row:
+    def to_record(self, row: Mapping[str, Any], file: str, line: int) -> LabelledRow:
         """The text and the class of a row.
 
         Raises:
@@ -68,7 +68,7 @@ class LabelledRows(ColumnSource):
         texts = [_text_of(row[name], name, place) for name in self._text(row, place)]
         text = "\n".join(text for text in texts if text and not text.isspace())
         if not text:
-            return Row({}, file, line)
+            return LabelledRow({}, file, line)
         name = next((row[name] for name in NAME_COLUMNS if isinstance(row.get(name), str) and row[name]), None)
         label = parse_label(row[self.label_column], place)
         group = None
@@ -82,7 +82,7 @@ class LabelledRows(ColumnSource):
                     "number; convert it"
                 )
             group = None if value in (None, "") else str(value)
-        return Row(
+        return LabelledRow(
             *({}, file, line),
             group=group,
             text=text,
@@ -90,7 +90,7 @@ class LabelledRows(ColumnSource):
             class_name=name if isinstance(label, int) else None,
         )
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[LabelledRow]:
         """Yields all rows in order.
 
         Raises:
@@ -100,7 +100,7 @@ class LabelledRows(ColumnSource):
             for row in self.read(part):
                 if isinstance(row, BadRow):
                     raise DiptychError(str(row))
-                assert isinstance(row, Row)
+                assert isinstance(row, LabelledRow)
                 yield row
 
     def _text(self, available: Iterable[str], place: str) -> tuple[str, ...]:

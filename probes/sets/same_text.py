@@ -1,4 +1,4 @@
-"""When two texts of labelled sets are the same."""
+"""When two texts of labelled sets count as the same."""
 
 import re
 
@@ -6,5 +6,5 @@ _NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
 
 
 def same_text_key(text: str) -> str:
-    """What texts have in common that differ in case, space and punctuation only; empty without letters and digits."""
+    """A key shared by texts that differ only in case, space and punctuation; empty without letters and digits."""
     return _NEITHER_LETTER_NOR_DIGIT.sub("", text.casefold())

@@ -439,7 +439,13 @@ def test_random_twin(folders: Path, tokenizer: Tokenizer, llama: ProbedModel) ->
     assert not np.allclose(numbers[0], numbers[2]) and not np.allclose(numbers[0], numbers[3])
     assert first.fingerprint == again.fingerprint
     # One twin serves models whose config, tokenizer and [PRED] tokens are the same.
-    assert first.kind == other.kind == open_model(folder).kind != llama.kind == open_model(folder, predictors=2).kind
+    assert (
+        first.twin_key
+        == other.twin_key
+        == open_model(folder).twin_key
+        != llama.twin_key
+        == open_model(folder, predictors=2).twin_key
+    )
     assert len({first.fingerprint, other.fingerprint, llama.fingerprint}) == 3
     facts = first.facts("twin", "llama")
     assert (facts.random_twin_of, facts.parameters, facts.layers) == ("llama", llama.parameters, llama.layers)

@@ -129,7 +129,7 @@ def test_predictions_repeat_the_tests_of_the_report(folder: Path, tmp_path: Path
     arguments = [f"{folder}/one", f"{folder}/other", "--data", f"mood={folder}/mood", "--random-seeds", "0", "--sizes"]
     run = ProbingRun(settings(tmp_path, *arguments), Ranks(0, 1, torch.device("cpu")), "")
     report = run.run()
-    rows = pq.read_table(write_predictions(run.found, tmp_path)).to_pylist()
+    rows = pq.read_table(write_predictions(run.measured, tmp_path)).to_pylist()
     said: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         said.setdefault((row["system"], row["layer"], row["pooling"]), []).append(row)

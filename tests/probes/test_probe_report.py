@@ -18,7 +18,7 @@ from pretrain.runtime.errors import DiptychError
 from probes.reporting import check_folder, write_projector, write_report, write_tensorboard
 from probes.reporting.canvas import pens
 from probes.reporting.charts import draw_charts
-from probes.reporting.lookup import clear_best, compared, named
+from probes.reporting.lookup import clear_best, compared, display_name
 from probes.reporting.page import render
 from probes.reporting.series import layer_lines
 from probes.reporting.summary import summarise
@@ -125,8 +125,8 @@ def test_models_that_share_a_twin_are_all_held_against_it() -> None:
     assert models is not None
     assert [row.cells[0].note for row in models.rows] == ["", "", "random weights of mixed, plain"]
     many = replace(report, models=(*report.models, *(replace(report.models[0], name=name) for name in "abc")))
-    assert named(many, "mixed random") == "random weights (mixed and 4 more)"
-    assert named(many, "mixed") == "mixed"
+    assert display_name(many, "mixed random") == "random weights (mixed and 4 more)"
+    assert display_name(many, "mixed") == "mixed"
 
 
 def test_several_seeds_of_random_weights_are_shown_as_mean_and_spread() -> None:
@@ -162,7 +162,7 @@ def test_several_seeds_of_random_weights_are_shown_as_mean_and_spread() -> None:
     assert table.groups == (("models", 2), ("controls: random weights", 1))
     assert (table.rows[0].cells[-1].text, table.rows[0].cells[-1].note) == ("62.0", "sd 7.2\n3 seeds")
     assert "mean and standard deviation (sd) over seeds" in table.caption
-    assert named(report, "mixed random 1") == "random weights, seed 1 (mixed, plain)"
+    assert display_name(report, "mixed random 1") == "random weights, seed 1 (mixed, plain)"
     assert [line.label for line in layer_lines(report, "rt", "mean")[2:]] == [
         f"random weights, seed {number}" for number in range(3)
     ]

@@ -20,7 +20,7 @@ from probes.arguments import Settings, read_arguments
 from probes.encoding.cache import Memory
 from probes.encoding.encode import Encoded
 from probes.encoding.probed_model import ProbedModel, open_model
-from probes.findings import Chosen, Found, comparisons, sample, similarities
+from probes.findings import Chosen, Measured, comparisons, sample, similarities
 from probes.probing.geometry import linear_cka_matrix
 from probes.probing.scores import ProbeScore
 from probes.reporting.tables import truncation_table
@@ -258,7 +258,7 @@ def test_a_set_that_is_named_twice(folder: Path, where: str, remedy: str) -> Non
         settings(folder, "a", "--data", where, where, "--reviews-count", "60"), Ranks(0, 1, torch.device("cpu")), ""
     )
     run._read_sets()
-    assert len(run.found.sets) == 1 and run.attempts.problems[0].endswith(f"; {remedy}")
+    assert len(run.measured.sets) == 1 and run.attempts.problems[0].endswith(f"; {remedy}")
 
 
 def test_errors_of_the_classifier_are_problems_of_their_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ def probe_of(right: int, labels: list[int], cv_accuracy: float | None) -> ProbeS
 
 def test_comparisons() -> None:
     labels = [0, 1] * 20
-    found = Found(sets=[made_set(labels)])
+    found = Measured(sets=[made_set(labels)])
     found.models = [facts("a", "a (random weights)"), facts("a (random weights)", twin_of="a"), facts("b")]
     found.chosen["mood"] = [
         Chosen(system, pooling, layer, probe_of(right, labels, cv))
@@ -363,7 +363,7 @@ def test_comparisons() -> None:
 
 def test_of_many_models_the_first_is_compared_and_a_note_says_so() -> None:
     labels = [0, 1] * 4
-    found = Found(sets=[made_set(labels)], models=[facts(f"m{number}") for number in range(8)])
+    found = Measured(sets=[made_set(labels)], models=[facts(f"m{number}") for number in range(8)])
     found.chosen["mood"] = [Chosen(item.name, "mean", 0, probe_of(5, labels, 0.5)) for item in found.models]
     pairs = {(item.first, item.second) for item in comparisons(found, ("mean",))}
     assert pairs == {("m0", f"m{number}") for number in range(1, 8)}
@@ -383,7 +383,7 @@ def test_the_report_and_its_pages_choose_the_same_of_equals() -> None:
         for pooling, layer in (("mean", 1), ("pred", 1), ("last", 2))
     ]
     for order in itertools.permutations(items):
-        found = Found(chosen={"mood": list(order)})
+        found = Measured(chosen={"mood": list(order)})
         scores = tuple(item.probe.score("mood", "a", item.layer, item.pooling) for item in reversed(order))
         for kept in (order, order[:2]):
             found.chosen["mood"] = list(kept)
