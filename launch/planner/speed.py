@@ -10,10 +10,14 @@ from launch.planner.job import Job
 from pretrain.model.build import training_flops
 from pretrain.model.sizes import head_widths
 
-MATRIX_EFFICIENCY = 0.65
-"""Assumed share of the peak that matrix products reach."""
+MATRIX_EFFICIENCY = 0.77
+"""Share of the peak that matrix products reach (benchmarks/gpu.py on an H100, the 1 B shape)."""
 ATTENTION_EFFICIENCY = 0.35
 """Assumed share of the peak that attention kernels reach on the pairs that are visible."""
+FLEX_OVERHEAD = 1350
+"""Tokens that a token sees besides, in FlexAttention's time: blocks that are visible in part (measured as above)."""
+COMPILED_MOVED = 0.35
+"""Share of the bytes that other operators move where blocks are compiled (measured as above)."""
 MEMORY_EFFICIENCY = 0.8
 """Assumed share of the memory bandwidth that other operators reach."""
 LINK_EFFICIENCY = 0.8
@@ -26,6 +30,8 @@ HOP_SECONDS = 5e-6
 """Assumed latency of a collective for each node that it passes."""
 OPTIMIZER_BYTES = 100
 """Assumed bytes that torch's AdamW reads and writes for a parameter, the gradient's norm and copy included."""
+FUSED_OPTIMIZER_BYTES = 46
+"""The same of the fused AdamW, which training uses on GPUs."""
 HOST_BANDWIDTH = 200
 """Assumed bandwidth of a node's host memory for an offloaded optimizer, in GB/s."""
 
@@ -127,16 +133,18 @@ def _computation(job: Job) -> dict[str, float]:
     gpu, trace, config = job.machines.gpu, job.trace, job.hf_config
     positions = job.request.rows * job.config.packing.row_length
     # Flex leaves out blocks that nobody sees; sdpa computes all pairs; eager's are among the matrix products.
-    seen = {"flex": job.visible_per_token, "sdpa": job.config.packing.row_length, "eager": 0}[job.request.attention]
+    flex = job.visible_per_token + FLEX_OVERHEAD
+    seen = {"flex": flex, "sdpa": job.config.packing.row_length, "eager": 0}[job.request.attention]
     width = config.num_attention_heads * fmean(head_widths(config))
     recomputed = 4 / 3 if job.config.model.activation_checkpointing else 1
     pairs = 12 * config.num_hidden_layers * width * positions * seen * recomputed
+    fused = COMPILED_MOVED if job.compiled else 1.0
     once = {
         "matrix products": trace.products / (_peak(job) * MATRIX_EFFICIENCY),
         "attention": pairs / (_peak(job) * ATTENTION_EFFICIENCY),
-        "memory bandwidth": trace.moved / (gpu.bandwidth * 1e9 * MEMORY_EFFICIENCY),
+        "memory bandwidth": fused * trace.moved / (gpu.bandwidth * 1e9 * MEMORY_EFFICIENCY),
     }
-    starting = trace.operators * OPERATOR_SECONDS
+    starting = fused * trace.operators * OPERATOR_SECONDS
     once["starting operators"] = max(0.0, starting - sum(once.values()))
     return {cause: value * job.accumulation for cause, value in once.items()}
 
@@ -181,7 +189,8 @@ def _update(job: Job) -> dict[str, float]:
     if config.deepspeed.offload_parameters:
         moved += job.accumulation * 2 * size * job.counts.total / machines.gpus
     if not config.deepspeed.offload_optimizer:
-        optimizer = OPTIMIZER_BYTES * share / (gpu.bandwidth * 1e9 * MEMORY_EFFICIENCY)
+        size_moved = OPTIMIZER_BYTES if job.on_cpu else FUSED_OPTIMIZER_BYTES
+        optimizer = size_moved * share / (gpu.bandwidth * 1e9 * MEMORY_EFFICIENCY)
         return {"optimizer": optimizer, "offloading": moved / pcie}
     moved += (job.accumulation * 4 + size) * share
     optimizer = OPTIMIZER_BYTES * share * machines.ranks_of_node / (HOST_BANDWIDTH * 1e9)

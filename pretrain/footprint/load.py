@@ -66,6 +66,12 @@ class Load:
     request: TraceRequest
 
     @property
+    def compiled(self) -> bool:
+        """Whether blocks are compiled (``model.compile``)."""
+        setting = self.config.model.compile
+        return setting is True or (setting == "auto" and not self.on_cpu)
+
+    @property
     def small(self) -> int:
         """Parameters in weights that ZeRO-3 does not partition."""
         return sum(weight for weight in self.sizes.weights if weight <= self.zero.param_persistence_threshold)

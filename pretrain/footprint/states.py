@@ -20,6 +20,10 @@ from pretrain.footprint.load import Load
 
 Parts = dict[str, int]
 
+COMPILED_KEPT = 0.7
+"""Share of a block's activations that a compiled block keeps: the others are computed anew within its fused kernels
+(benchmarks/gpu.py on an H100, the 1 B shape)."""
+
 
 def model_states(load: Load) -> tuple[Parts, Parts]:
     """Bytes of one rank that are there at every moment, on its device and in host memory, by part."""
@@ -65,6 +69,9 @@ def moments(load: Load) -> dict[str, Parts]:
     stage, size, world = config.deepspeed.zero_stage, load.dtype.itemsize, load.world_size
     bucket = min(counts.trained, load.zero.reduce_bucket_size) * size
     gathered = _gathered(load)
+    # Recomputed blocks keep their input alone, however they are compiled; what they recompute is less.
+    kept = found.kept * (COMPILED_KEPT if load.compiled and not load.request.checkpointing else 1)
+    block = found.block * (COMPILED_KEPT if load.compiled else 1)
     reducing: Parts = {}
     if stage >= 2 or (stage == 1 and size == 4):
         reducing["reduction"] = bucket * (2 if stage < 3 else 1)
@@ -89,14 +96,14 @@ def moments(load: Load) -> dict[str, Parts]:
         "LM head": {
             **gathered,
             "gradients of the pass": before,
-            "activations": found.kept,
+            "activations": int(kept),
             "LM head": found.head,
             **reducing,
         },
         "blocks": {
             **gathered,
             "gradients of the pass": begun,
-            "activations": found.kept + found.block,
+            "activations": int(kept + block),
             **reducing,
         },
         "embedding": {**gathered, **passed, "activations": found.embedding, **averaging},

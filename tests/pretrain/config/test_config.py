@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pretrain.config.loading import dump_config, identity, load_config, settings_help, split_arguments
 from pretrain.config.sections import Config
 from pretrain.engine.checks import check_with_libraries
-from pretrain.engine.config import EXTRA_KEYS, OWN_KEYS, deepspeed_config
+from pretrain.engine.config import EXTRA_KEYS, OWN_KEYS, deepspeed_config, zero3_sizes
+from pretrain.model.blocks import Shape
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources import JsonlSource, MessagesSource, ReviewsSource
 
@@ -445,6 +446,32 @@ def test_shipped_configs_are_valid(path: Path) -> None:
 def generated(*overrides: str, bfloat16: bool = False, **sizes: int) -> dict[str, Any]:
     sizes = {"micro_batch_rows": 4, "accumulation": 2, "world_size": 3} | sizes
     return deepspeed_config(load_config(None, overrides), **sizes, bfloat16=bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        (Shape(1_000_000_000, 60_000_000, 130_000_000), (60_000_000, 130_000_000, None)),
+        (Shape(70_000_000_000, 850_000_000, 1_050_000_000), (850_000_000, 500_000_000, None)),
+        (Shape(30_000_000, 2_000_000, 12_000_000), (2_000_000, 12_000_000, 12_000_000)),
+    ],
+)
+def test_zero3s_buffers_follow_from_the_models_shape(shape: Shape, sizes: tuple[int, int, int | None]) -> None:
+    prefetched, reduced, whole = sizes
+    zero = zero3_sizes(shape)
+    assert zero["stage3_prefetch_bucket_size"] == prefetched and zero["reduce_bucket_size"] == reduced
+    assert zero.get("stage3_param_persistence_threshold") == whole
+    given = load_config(None, ["deepspeed.extra={zero_optimization: {reduce_bucket_size: 7}}"])
+    merged = deepspeed_config(given, micro_batch_rows=1, accumulation=1, world_size=1, bfloat16=True, shape=shape)[
+        "zero_optimization"
+    ]
+    assert merged == {"stage": 3, **zero, "reduce_bucket_size": 7}
+
+
+@pytest.mark.parametrize("steps", ["[3, 2]", "[0, 4]"])
+def test_a_profile_of_no_steps_is_refused(steps: str) -> None:
+    with pytest.raises(DiptychError, match=r"logging\.profile: .* are no steps: give the first and the last"):
+        load_config(None, [f"logging.profile={steps}"])
 
 
 CPU = {"device": "cpu"}
