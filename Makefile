@@ -17,6 +17,10 @@ RANKS ?= $(shell $(BIN)/python -c 'import torch; print(torch.cuda.device_count()
 # Both models see the same examples in every step, and are probed while they train.
 DEMO := packing.reserve_branches=true probe.every=40
 
+# Tests run in so many processes, a file in one of them; by default one for each core, of which a rank uses one.
+WORKERS ?= logical
+PYTEST := -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: setup demo check test test-newest lint lm-eval constraints
 
 setup: $(BIN)/.complete
@@ -37,12 +41,12 @@ demo: setup
 	$(BIN)/python -m finetune.evaluate runs/demo-finetuned/export --data runs/demo-reviews/test.jsonl
 	bash launch/probe.sh --num_gpus $(RANKS) mixed=runs/demo plain=runs/demo-plain --data reviews --out runs/demo-report
 
-# Before every commit: all tests that start no ranks.
+# Before every commit: the tests of single functions.
 check: setup lint
-	HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -m 'not ranks' $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) -m 'not (slow or ranks or cluster or gpu)' $(PYTEST_ARGS)
 
 test: setup lint
-	HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 # What the next fresh installation without constraints would bring (torch apart), so that we find its breaks first.
 test-newest:
@@ -54,7 +58,7 @@ test-newest:
 	@echo 'not as in constraints.txt:'
 	@.venv-newest/bin/pip freeze --exclude-editable | tr _ - | grep --ignore-case --line-regexp --fixed-strings \
 		--invert-match --file .venv-newest/pinned || true
-	HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu DIPTYCH_ALLOW_UNTESTED=1 .venv-newest/bin/python -m pytest $(PYTEST_ARGS)
+	DIPTYCH_ALLOW_UNTESTED=1 .venv-newest/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 # For one test: the evaluation harness, in an environment of its own.
 lm-eval: .venv-lm-eval/.complete

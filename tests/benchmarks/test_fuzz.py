@@ -24,6 +24,7 @@ from pretrain.sources.tables import TableSource
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_broken_files_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
     out = tmp_path / "fuzz.json"
     command = [sys.executable, "benchmarks/fuzz.py", "--mutations", "60", "--seed", "11", "--out", str(out)]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.slurm_user import ROOT, Cluster, losses
 
-pytestmark = [pytest.mark.ranks, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def test_a_wrong_master_address_fails_loudly_and_soon(cluster: Cluster, tiny: Path, tmp_path: Path) -> None:

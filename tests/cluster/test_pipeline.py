@@ -11,7 +11,7 @@ import yaml
 from finetune.demo_data import write_reviews
 from tests.cluster.slurm_user import Cluster, losses, metrics, wait_for
 
-pytestmark = [pytest.mark.ranks, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 
 def test_stages_wait_for_each_other_through_a_preemption_and_run_what_was_frozen(cluster: Cluster, tiny: Path) -> None:

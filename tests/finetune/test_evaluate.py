@@ -169,6 +169,7 @@ def test_a_whole_evaluation_is_not_computed_again(made: Path, tmp_path: Path, mo
     assert second["all"] == first["all"]
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on(made: Path, tmp_path: Path) -> None:
     data = save_rows(tmp_path / "many.jsonl", [{"text": text, "code": "x"} for text in texts(60)])
     command = [sys.executable, "-m", "finetune.evaluate", str(made / "model"), "--task", "exact_match"]

@@ -87,6 +87,7 @@ def trained(folder: Path) -> Path:
     return folder / "first"
 
 
+@pytest.mark.ranks
 def test_the_best_checkpoint_is_exported_and_kept(trained: Path) -> None:
     losses = {step: row["eval/lm_loss"] for step, row in metrics(trained).items() if "eval/lm_loss" in row and step}
     best = min(losses, key=lambda step: losses[step])
@@ -103,6 +104,7 @@ def test_the_best_checkpoint_is_exported_and_kept(trained: Path) -> None:
     assert {name for name in metrics(trained)[24] if name.startswith("eval/")} == set(LOSSES)
 
 
+@pytest.mark.ranks
 def test_evaluation_asks_as_training_did(folder: Path, trained: Path) -> None:
     found = read_arguments([f"{trained}/export", "--data", "x.jsonl", "task.max_new_tokens=9"])
     assert (found.task, found.style, found.settings) == ("exact_match", "plain", {"max_new_tokens": 9})
@@ -116,6 +118,7 @@ def test_evaluation_asks_as_training_did(folder: Path, trained: Path) -> None:
     assert len(lines) == 20 and "exact" in json.dumps(result)
 
 
+@pytest.mark.ranks
 def test_training_goes_on_from_an_existing_model(folder: Path, trained: Path) -> None:
     """The first evaluation is that of the model as it was; the answers' scores decide and stop the run."""
     best = min(row["eval/lm_loss"] for step, row in metrics(trained).items() if "eval/lm_loss" in row and step)
@@ -135,6 +138,7 @@ def test_training_goes_on_from_an_existing_model(folder: Path, trained: Path) ->
     assert max(metrics(folder / "second")) == 8 and "second/export" in output and "answers 6" not in output
 
 
+@pytest.mark.ranks
 def test_a_larger_vocabulary_keeps_the_old_rows(folder: Path, trained: Path) -> None:
     """More [PRED] tokens than the model's tokenizer has: they are added, the embedding grows, nothing else changes."""
     overrides = [f"model={{path: {trained}/export}}", "tokenizer={predictor_tokens: 7}"]
@@ -146,6 +150,7 @@ def test_a_larger_vocabulary_keeps_the_old_rows(folder: Path, trained: Path) -> 
     torch.testing.assert_close(new[: len(old)], old, atol=1e-8, rtol=0)
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -190,6 +195,7 @@ def test_a_wrong_config_is_named(folder: Path, override: str, message: str) -> N
     assert message in str(error.value)
 
 
+@pytest.mark.ranks
 def test_a_dry_run_shows_what_is_asked_and_writes_nothing(folder: Path, trained: Path) -> None:
     before = sorted(path for path in folder.rglob("*") if path.is_file())
     _, output = start(
@@ -308,6 +314,7 @@ def test_a_metric_that_is_never_finite_ends_the_run(
         run.evaluate(last)
 
 
+@pytest.mark.ranks
 def test_texts_are_cut_only_if_asked(folder: Path) -> None:
     long = write_task(folder / "long.jsonl", 40)
     answer = " ".join(f"step {number}" for number in range(60))
@@ -321,6 +328,7 @@ def test_texts_are_cut_only_if_asked(folder: Path) -> None:
     assert code == 0 and "note: 1 views are longer" in output
 
 
+@pytest.mark.ranks
 def test_lora_trains_little_resumes_and_is_merged(folder: Path, trained: Path) -> None:
     """ZeRO-3 on two ranks and one process without it end alike; a run goes on bit for bit, and not on another base."""
     base = folder / "lora-base"

@@ -359,6 +359,7 @@ def test_nothing_helps(monkeypatch: pytest.MonkeyPatch) -> None:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
+@pytest.mark.slow
 def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     config = str(REPOSITORY / "configs" / "llama-3.1-8b.yaml")
     assert main([config, "--gpus", "64", "--gpu", "h100-80gb", "--price", "2.5", "--tokens", "1e12"]) == 0

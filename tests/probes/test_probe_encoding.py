@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,7 +51,7 @@ from probes.encoding.probed_model import ProbedModel, open_model
 from probes.encoding.rows import lay_out, make_batches
 from probes.encoding.sentence_transformer import main as write_main
 from probes.encoding.sentence_transformer import write_sentence_transformer
-from tests.support.ranks import REPOSITORY, run_ranks
+from tests.support.ranks import run_alone, run_ranks
 
 POOLINGS = ("last", "mean", "pred")  # that models which read from left to right have
 CONTEXT, WINDOW, VOCABULARY = 128, 16, 320
@@ -526,14 +525,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "logging.tensorboard=false",
         f"run.folder='{folder / 'small'}'",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "pretrain", *settings],
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_alone("-m pretrain", *settings, timeout=240)
     return folder / "small"
 
 

@@ -125,6 +125,7 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
         load_set(str(tmp_path / "bad.jsonl"), SetOptions(group="author"))
 
 
+@pytest.mark.slow
 def test_predictions_repeat_the_tests_of_the_report(folder: Path, tmp_path: Path) -> None:  # noqa: F811
     arguments = [f"{folder}/one", f"{folder}/other", "--data", f"mood={folder}/mood", "--random-seeds", "0", "--sizes"]
     run = ProbingRun(settings(tmp_path, *arguments), Ranks(0, 1, torch.device("cpu")), "")

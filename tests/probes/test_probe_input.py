@@ -163,6 +163,7 @@ def test_positions_that_begin_after_padding_are_counted(tmp_path: Path) -> None:
     assert encode(model, ["film " * 100, "a film"]).cut == {0: 38 * 5 - 1}
 
 
+@pytest.mark.slow
 def test_words_are_compared_at_equal_input(bert: Path, tmp_path: Path) -> None:
     """The label is in the first word of half of the texts, and behind the cut in the others."""
     draw = np.random.default_rng(0)

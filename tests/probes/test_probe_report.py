@@ -435,6 +435,7 @@ def test_what_pages_are_made_of_is_in_the_packages() -> None:
         assert any(fnmatch.fnmatch("/".join(rest), pattern) for pattern in package_data[package]), path
 
 
+@pytest.mark.slow
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_report(SMALL, tmp_path / name)
@@ -657,6 +658,7 @@ def choose(browser: Any, name: str, place: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_nothing_goes_wrong_in_a_browser(browser: Any, folder: Path) -> None:
     browser.get_log("browser")
     for width in (1280, 375):
@@ -669,6 +671,7 @@ def test_nothing_goes_wrong_in_a_browser(browser: Any, folder: Path) -> None:
     assert browser.execute_script("return window.hacked") is None
 
 
+@pytest.mark.slow
 def test_no_chart_has_text_beyond_its_edge(browser: Any, folder: Path) -> None:
     show(browser, folder)
     beyond = browser.execute_script(
@@ -683,6 +686,7 @@ def test_no_chart_has_text_beyond_its_edge(browser: Any, folder: Path) -> None:
     assert beyond == []
 
 
+@pytest.mark.slow
 def test_sets_and_poolings_are_chosen(browser: Any, folder: Path) -> None:
     show(browser, folder)
     assert len(visible(browser, "#layers figure svg")) == 6
@@ -705,6 +709,7 @@ def test_sets_and_poolings_are_chosen(browser: Any, folder: Path) -> None:
     assert visible(browser, ".nothing") == []
 
 
+@pytest.mark.slow
 def test_filters_work_from_the_keyboard(browser: Any, folder: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -715,6 +720,7 @@ def test_filters_work_from_the_keyboard(browser: Any, folder: Path) -> None:
     assert len(visible(browser, "#layers figure svg")) == 2
 
 
+@pytest.mark.slow
 def test_rows_are_found_and_sorted(browser: Any, folder: Path) -> None:
     show(browser, folder)
     browser.find_element("css selector", "#find").send_keys("sst5 tf-idf")
@@ -732,6 +738,7 @@ def test_rows_are_found_and_sorted(browser: Any, folder: Path) -> None:
     assert [float(value) for value in visible(browser, cells)] == down[::-1]
 
 
+@pytest.mark.slow
 def test_the_theme_can_be_chosen(browser: Any, folder: Path) -> None:
     show(browser, folder)
     colours = []
@@ -742,6 +749,7 @@ def test_the_theme_can_be_chosen(browser: Any, folder: Path) -> None:
     assert visible(browser, "#theme") == ["Theme: auto"]
 
 
+@pytest.mark.slow
 def test_without_scripts_everything_is_shown(browser: Any, folder: Path) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
@@ -756,6 +764,7 @@ def test_without_scripts_everything_is_shown(browser: Any, folder: Path) -> None
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
+@pytest.mark.slow
 def test_one_set_and_one_model_in_a_browser(browser: Any, tmp_path: Path) -> None:
     write_report(BARE, tmp_path)
     browser.get_log("browser")

@@ -114,6 +114,7 @@ def test_a_whole_report_and_the_same_on_two_ranks(folder: Path) -> None:
     assert other.comparisons == report.comparisons
 
 
+@pytest.mark.ranks
 def test_a_broken_set_or_model_leaves_the_others_alone(folder: Path) -> None:
     arguments = [f"{folder}/one", f"{folder}/nowhere", "--data", f"flat={folder}/flat", f"mood={folder}/mood"]
     code, output = probe(folder, "partly", *arguments, "--random-seeds", "0")
@@ -172,6 +173,7 @@ def report_of(folder: Path, *arguments: str) -> Report:
     return ProbingRun(settings(folder, *arguments), Ranks(0, 1, torch.device("cpu")), "python -m probes").run()
 
 
+@pytest.mark.slow
 def test_each_model_has_twins_of_its_own_kind_and_they_are_made_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

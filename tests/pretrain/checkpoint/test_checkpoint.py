@@ -52,6 +52,7 @@ def worker(case: str, folder: Path, *, timeout: float = 280) -> subprocess.Compl
 # ------------------------------------------------------------------------------------------------------ killed and full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["every_stage", "many_kills"])
 def test_a_kill_at_any_stage_of_a_save_loses_nothing(folder: Path, case: str) -> None:
     done = worker(case, folder)
@@ -63,6 +64,7 @@ def test_ranks_save_beside_training_fail_together_and_wait_for_late_files(folder
     run_ranks(WORKER, 2, "on_ranks", folder, timeout=120)
 
 
+@pytest.mark.slow
 def test_training_that_fails_does_not_wait_for_a_save_in_flight(folder: Path) -> None:
     done = worker("training_fails", folder)  # what it writes takes 1000 s
     assert (done.returncode, done.stderr.strip()) == (1, "training failed"), done.stderr

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -302,7 +303,10 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], l
     ],
 )
 def test_settings_that_agree_are_taken(overrides: list[str]) -> None:
-    load_config(None, overrides)
+    config = load_config(None, overrides)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        assert reduce(getattr, key.split("."), config) == yaml.safe_load(value)
 
 
 # ------------------------------------------------------------------------------------------------------- writing back
@@ -333,6 +337,7 @@ def test_the_resolved_config_of_a_run_from_a_model_reads_back(tmp_path: Path) ->
     assert load_config(written(tmp_path, dump_config(config))) == config
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     st.floats(1e-12, 1e12),
@@ -577,6 +582,7 @@ def test_no_generated_key_can_be_given_as_extra() -> None:
             generated(f"deepspeed.extra={extra}")
 
 
+@pytest.mark.slow
 def test_deepspeed_itself_accepts_what_is_generated() -> None:
     """In a process of its own: DeepSpeed's config reads the number of ranks from its environment."""
     code = """

@@ -101,6 +101,7 @@ def source_of(mix: Mix, record: int) -> int:
     return next(number for number, span in enumerate(mix.sources) if span.first <= record < span.first + span.count)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(mixes(), st.integers(1, 9), st.integers(1, 50), st.integers(0, 3))
 def test_every_pass_over_a_source_holds_every_record_once(mix: Mix, block: int, window: int, seed: int) -> None:
@@ -137,6 +138,7 @@ def test_stages_and_windows_hold_what_the_mixture_says(mix: Mix, block: int, win
     assert order.starts[0] == 0 and order.starts[-1] == mix.num_records
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(mixes(), st.integers(1, 9), st.integers(1, 50), st.data())
 def test_any_window_is_found_without_those_before(mix: Mix, block: int, window: int, data: Any) -> None:

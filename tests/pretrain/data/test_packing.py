@@ -77,6 +77,7 @@ def test_rows_are_filled_as_by_placing_one_example_after_the_other(sizes: list[i
 # ------------------------------------------------------------------------------------------------------------- plan
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     splits, layouts, st.integers(1, 3), st.sampled_from([0.0, 0.4]), st.booleans(), st.booleans(), st.integers(5, 90)

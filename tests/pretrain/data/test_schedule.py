@@ -169,6 +169,7 @@ def test_epochs_rise_with_every_step() -> None:
     assert all(before < after < before + 0.2 for before, after in itertools.pairwise(epochs))
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 30), st.lists(st.integers(0, 60), min_size=1, max_size=4))
 def test_a_resumed_schedule_starts_anywhere_with_or_without_a_cursor(rows: int, indices: list[int]) -> None:

@@ -190,6 +190,7 @@ def test_kept_bytes_are_those_of_the_text_not_of_what_a_tokenizer_makes_of_it() 
     assert found == [len(text[:end].encode()) for end in (4, 9, 10, 12, 16)]
 
 
+@pytest.mark.slow
 def test_bits_per_byte_of_cut_texts_are_those_of_the_bytes_that_are_left(tmp_path: Path) -> None:
     """A Chinese second view under an English tokenizer, cut inside a character: beside the export, by itself."""
     trained().save(tmp_path / "tokenizer")

@@ -199,6 +199,7 @@ def test_any_text_equals_sentencepiece_and_round_trips(algorithm: str) -> None:
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alphabet", ["ab", "ab ", "a  ", "a-= "])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_repetitive_texts_with_many_ties_equal_sentencepiece(algorithm: str, alphabet: str) -> None:
@@ -224,6 +225,7 @@ def shared_texts(name: str, limit: int) -> Iterator[str]:
             yield from (row[key] for key in ("text", "code") if key in row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_real_texts_equal_sentencepiece(algorithm: str) -> None:
     sources = {
@@ -280,6 +282,7 @@ def test_same_texts_give_the_same_bytes(algorithm: str) -> None:
     assert other.fingerprint != first.fingerprint
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bytes() -> None:
     script = (
         "import hashlib\nfrom tests.pretrain.data.test_tokenizer import ALGORITHMS, config, corpus\n"
@@ -555,6 +558,7 @@ def test_native_code_that_ends_its_process_becomes_one_line(
     assert train(corpus(), config()).vocab_size == config().vocab_size
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
     """Also where that one is killed and cannot end it."""
     noted = tmp_path / "pid"

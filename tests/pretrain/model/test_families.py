@@ -342,6 +342,7 @@ def output(root: Path) -> str:
     return run_ranks(root / "all_runs.py", 1, root / "plan.json", root, timeout=240, env=environment)[0].output
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_short_run_and_its_export(root: Path, output: str, name: str) -> None:
     run = root / "runs" / name
@@ -372,6 +373,7 @@ def test_a_short_run_and_its_export(root: Path, output: str, name: str) -> None:
     ]
 
 
+@pytest.mark.ranks
 def test_samples_of_own_code_are_what_whole_passes_give(root: Path, output: str) -> None:
     run = root / "runs" / "layered"
     lm = AutoModelForCausalLM.from_pretrained(run / "export", trust_remote_code=True).eval()
@@ -398,6 +400,7 @@ def one_by_one(lm: Any, prompt: Sequence[int], stop: Sequence[int], pad: int) ->
     return tuple(found[:-1] if found[-1] in stop else found)
 
 
+@pytest.mark.ranks
 def test_own_code_resumes_and_is_exported_with_its_code(root: Path, output: str, tmp_path: Path) -> None:
     run = root / "runs" / "layered"
     again = output.split("=== layered again")[1]
@@ -425,6 +428,7 @@ def test_own_code_resumes_and_is_exported_with_its_code(root: Path, output: str,
     assert len((tmp_path / "answers" / "generations.jsonl").read_text().splitlines()) == 10
 
 
+@pytest.mark.ranks
 def test_added_tokens_are_told(root: Path, output: str) -> None:
     """The tokenizers lack the predictors, Qwen's a bos: they are added, and the run says so."""
     told = {part.split()[0]: part for part in output.split("=== ")[1:]}

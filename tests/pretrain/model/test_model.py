@@ -307,7 +307,7 @@ def test_processed_logits_are_refused(type_: str, fields: dict[str, Any]) -> Non
 
 def test_switched_off_post_processing_is_accepted() -> None:
     fields = {"num_hidden_layers": 2, "logits_scaling": 1.0}
-    hf_config(ModelConfig(type="granite", fields=fields), **TOKENS, positions=8)
+    assert hf_config(ModelConfig(type="granite", fields=fields), **TOKENS, positions=8).logits_scaling == 1
 
 
 def test_capped_logits_are_capped_in_training_too() -> None:

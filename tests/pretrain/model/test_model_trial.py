@@ -74,7 +74,7 @@ def test_any_number_of_heads(heads: int, groups: int, width: int) -> None:
         try_small(hf_config)
         small = small_config(hf_config, vocab_size=128, positions=32)  # it can be built, else nothing is tried
         with torch.device("meta"):
-            AutoModelForCausalLM.from_config(small)
+            assert AutoModelForCausalLM.from_config(small).num_parameters() < 1_000_000
 
 
 def test_layers_that_differ_stay_different() -> None:
@@ -121,6 +121,8 @@ def test_before_any_work(tmp_path: Path) -> None:
 
 def test_a_base_needs_no_first_values(tmp_path: Path) -> None:
     fields = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    with pytest.raises(DiptychError, match="cannot be initialised from scratch"):
+        try_model(ModelConfig(type="apertus", fields=fields))
     config = CONFIG_MAPPING["apertus"](**fields, num_key_value_heads=4, vocab_size=64)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     try_model(ModelConfig(path=str(tmp_path)))

@@ -1,10 +1,7 @@
 """Distances against references written here, groups over ranks, pooling, weights, and the published code's values."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,7 +22,7 @@ from pretrain.objectives.groups import PairGroups
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.runtime.errors import DiptychError
 from pretrain.tools import conformance
-from tests.support.ranks import run_ranks
+from tests.support.ranks import run_alone, run_ranks
 from tests.support.splits import MadeSplit
 from tests.support.tiny import BOS, EOS, PAD, PREDICTORS, tiny_llama
 from tests.workers.infonce import COUNTS, GROUPS, draw, objective_gradients
@@ -327,19 +324,14 @@ def test_an_altered_golden_value_is_found(
     assert "DIFFERS case 0" in output and "ok      case 1" in output
 
 
+@pytest.mark.ranks
 def test_conformance_on_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(DiptychError, match=r"nowhere/cases\.json: cannot be read"):
         conformance.main([str(tmp_path / "nowhere")])
-    result = subprocess.run(
-        [sys.executable, "-m", "pretrain.conformance", str(tmp_path / "nowhere")],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[3],
-        env=os.environ,
-    )
-    assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert "nowhere/cases.json: cannot be read" in result.stderr and "Traceback" not in result.stderr
+    result = run_alone("-m pretrain.conformance", tmp_path / "nowhere", check=False)
+    assert result.exit_code == 1
+    assert result.output.strip().splitlines()[-1].startswith("error: ")
+    assert "nowhere/cases.json: cannot be read" in result.output and "Traceback" not in result.output
 
 
 def test_conformance_on_an_unreadable_file_is_a_clear_error(tmp_path: Path) -> None:

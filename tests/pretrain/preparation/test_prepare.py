@@ -449,6 +449,7 @@ def test_training_records_of_test_sets_are_dropped(tmp_path: Path, settings: str
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_leaks_of_real_data_are_found(tmp_path: Path, shared: Path) -> None:
     """Distinct test items that are in the training file too, as another program counted them: pairs, texts, codes.
 
@@ -471,6 +472,7 @@ def test_the_leaks_of_real_data_are_found(tmp_path: Path, shared: Path) -> None:
 # ---------------------------------------------------------------------------------------- any number of workers; kills
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
     files = [write_pairs(tmp_path / f"{n}.jsonl", sentences(150, start=120 * n)) for n in range(3)]
     override = f"data.sources=[{{type: jsonl, path: '{tmp_path}/*.jsonl', name: all}}, {{type: reviews, count: 90}}]"
@@ -482,6 +484,7 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
     assert contents(folders[0]) == contents(folders[1])
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_goes_on_where_it_stopped(tmp_path: Path) -> None:
     for n in range(8):
         write_pairs(tmp_path / f"{n}.jsonl", sentences(3000, start=3000 * n))
@@ -579,6 +582,7 @@ def test_a_corpus_made_with_bad_rows_is_refused_without_them(tmp_path: Path, sou
         prepare(config_for(tmp_path / "data", source, "data.on_bad_row=skip", "data.max_bad_share=0"), quiet=True)
 
 
+@pytest.mark.slow
 def test_the_first_bad_row_is_reported_for_any_number_of_workers(tmp_path: Path) -> None:
     for number in range(6):
         path = write_pairs(tmp_path / f"{number}.jsonl", sentences(2000 if number < 5 else 5, start=2000 * number))
@@ -653,6 +657,7 @@ def test_a_damaged_file_of_a_stage_is_made_again(tmp_path: Path, source: Path, p
     assert contents(prepare(config_for(tmp_path / "data", source), quiet=True)) == before
 
 
+@pytest.mark.slow
 def test_a_compressed_file_with_much_text_becomes_pieces(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -812,6 +817,7 @@ def test_a_folder_without_a_corpus_is_named(tmp_path: Path) -> None:
         read_corpus(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_prints_counts_and_one_clear_line_on_bad_input(
     tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_probes_change_nothing(tmp_path: Path) -> None:
     assert [event.step for event in curve] == [found[step]["train/label_tokens"] for step in sorted(found)]
 
 
+@pytest.mark.ranks
 def test_without_labels_the_run_does_not_start(tmp_path: Path) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps({"text": f"a {n} b", "code": f"c {n}"}) + "\n" for n in range(300)))

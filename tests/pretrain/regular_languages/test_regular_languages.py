@@ -106,6 +106,7 @@ SHORT = lines("ab0-", 3)
 EVERY_KIND = lines("ab0-c ", 3)  # what REGEXES tell apart, another character of a word and another of none
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(REGEXES)
 def test_matches_what_the_definition_says(regex: str) -> None:

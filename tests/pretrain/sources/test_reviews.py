@@ -135,6 +135,7 @@ def test_labels_are_balanced(corpus: list[Record]) -> None:
     assert 0.48 < sum(record.label or 0 for record in corpus) / len(corpus) < 0.52
 
 
+@pytest.mark.slow
 def test_a_bag_of_ngrams_does_not_read_the_label(corpus: list[Record]) -> None:
     for view in SOURCE.views:
         reviews = [record.views[view][0] for record in corpus[:10_000]]

@@ -311,6 +311,7 @@ def test_the_ledger_keeps_what_made_the_weights(tmp_path: Path) -> None:
     assert read_ledger(tmp_path) == {step: [(0, 0, 2 * step), (0, 0, 2 * step + 1)] for step in range(4)}
 
 
+@pytest.mark.slow
 def test_the_same_slurm_job_waits_for_its_own_lock_and_a_restart_may_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

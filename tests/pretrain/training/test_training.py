@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +31,7 @@ from pretrain.model.network import BranchNetwork
 from pretrain.preparation.prepare import prepare
 from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.errors import DiptychError
-from tests.support.ranks import REPOSITORY, RankResult, run_ranks
+from tests.support.ranks import RankResult, run_alone, run_ranks
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(900)]
 
@@ -623,20 +621,7 @@ def alone(two: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(module: str, *args: str | Path) -> str:
-    launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    env = {name: value for name, value in os.environ.items() if name not in launcher}
-    env |= {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-m", module, *args],
-        cwd=REPOSITORY,
-        env=env,
-        timeout=TIMEOUT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-5000:]
-    return result.stdout
+    return run_alone(f"-m {module}", *args, timeout=TIMEOUT).output
 
 
 def metric_lines(run: Path) -> list[dict[str, float]]:
