@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -303,10 +302,11 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], l
     ],
 )
 def test_settings_that_agree_are_taken(overrides: list[str]) -> None:
-    config = load_config(None, overrides)
+    tree = load_config(None, overrides).model_dump(by_alias=True)
     for override in overrides:
         key, _, value = override.partition("=")
-        assert reduce(getattr, key.split("."), config) == yaml.safe_load(value)
+        section, name = key.split(".")
+        assert tree[section][name] == yaml.safe_load(value)
 
 
 # ------------------------------------------------------------------------------------------------------- writing back
