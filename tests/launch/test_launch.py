@@ -26,10 +26,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run(tmp_path_factory.mktemp("launch"), evaluation={"prompts": 1, "new_tokens": 4})
 
 
-def start(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
+def environment(**more: str) -> dict[str, str]:
+    """With the programs of the environment that runs the tests, whatever it is called."""
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": programs, "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"} | more
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    return os.environ | {"PATH": programs, "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"} | more
+
+
+def start(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=500)
 
 
 def run_lines(folder: Path) -> list[dict[str, float]]:
@@ -254,11 +258,11 @@ def test_a_hostfile_that_is_not_there_is_no_run_on_this_machine_alone(config: Pa
 def test_ending_the_shell_stops_all_ranks_with_a_checkpoint(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ("--num_gpus", "2", str(config), f"run.folder={run}", "train.steps=5000", "logging.every=1")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-    with subprocess.Popen(["bash", SCRIPT, *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE) as shell:
+    with subprocess.Popen(["bash", SCRIPT, *words], cwd=ROOT, env=environment(), stderr=subprocess.PIPE) as shell:
         deadline = time.monotonic() + 300
         while not (run / "metrics.jsonl").exists() or len(run_lines(run)) < 3:
-            assert shell.poll() is None and time.monotonic() < deadline
+            assert shell.poll() is None, shell.communicate()[1].decode()[-2000:]
+            assert time.monotonic() < deadline
             time.sleep(0.2)
         shell.terminate()
         said = shell.communicate(timeout=100)[1].decode()
