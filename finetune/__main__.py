@@ -10,13 +10,13 @@ files. All settings of pre-training apply; the answers of the result are scored 
 from collections.abc import Sequence
 
 from pretrain.runtime.command import BEFORE_TRAINING, exit_rank, run_command
-from pretrain.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m finetune``."""
     from finetune.config import FinetuneConfig
     from pretrain.config.loading import load_config, settings_help, split_arguments
+    from pretrain.runtime.command_line import CommandLine
     from pretrain.runtime.errors import DiptychError
 
     parser = CommandLine("finetune", __doc__, f"settings with their defaults:\n\n{settings_help(FinetuneConfig)}")

@@ -3,6 +3,11 @@
 They come from the grammar that the demo pre-trains on, drawn with other seeds.
 """
 
+from pretrain.runtime.preemption import preemption
+
+if __name__ == "__main__":
+    preemption.listen()  # before what takes seconds to import
+
 import json
 import sys
 from collections.abc import Sequence

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from pretrain.runtime.command import run_command
-from pretrain.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m launch``."""
+    from pretrain.runtime.command_line import CommandLine
+
     parser = CommandLine("launch", __doc__)
     parser.add_argument("command", choices=("submit", "status", "plan"))
     command, rest = parser.read(argv[:1]).command, argv[1:]

@@ -7,10 +7,10 @@
 . "$(dirname -- "$0")/launch.sh"
 ":"""
 
+import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from pretrain.runtime.command import exit_rank, run_command
 from probes.__main__ import main

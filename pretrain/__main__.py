@@ -9,12 +9,12 @@ Without a config the embedded default runs: a small model on generated reviews.
 from collections.abc import Sequence
 
 from pretrain.runtime.command import BEFORE_TRAINING, exit_rank, run_command
-from pretrain.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain``."""
     from pretrain.config.loading import load_config, settings_help, split_arguments
+    from pretrain.runtime.command_line import CommandLine
 
     default = "the embedded default, pretrain/demo.yaml, sets some of its own"
     parser = CommandLine("pretrain", __doc__, f"settings with their defaults ({default}):\n\n{settings_help()}")

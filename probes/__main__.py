@@ -9,8 +9,6 @@ index.html, report.md, report.json, pictures, and predictions.parquet: what ever
 A problem with one set or model does not stop the others; the exit status is then 1.
 """
 
-import os
-import shlex
 from collections.abc import Sequence
 
 from pretrain.runtime.command import exit_rank, run_command
@@ -19,6 +17,9 @@ from pretrain.runtime.preemption import preemption
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m probes``."""
+    import os
+    import shlex
+
     import torch
 
     from pretrain.runtime.distributed import Ranks, start_ranks

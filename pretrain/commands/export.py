@@ -6,14 +6,16 @@ Diptych. Before it gets its name it is loaded again, and its logits are compared
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pretrain.runtime.command import run_command
-from pretrain.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain.export``."""
+    from pathlib import Path
+
+    from pretrain.runtime.command_line import CommandLine
+
     parser = CommandLine("pretrain.export", __doc__)
     add = parser.add_argument
     add("source", metavar="CHECKPOINT_OR_RUN", type=Path, help="of a run: the chosen or the newest checkpoint")

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from pretrain.runtime.command import run_command
-from pretrain.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str]) -> int:
     """The command ``python -m pretrain.prepare``."""
     from pretrain.config.loading import load_config, split_arguments
+    from pretrain.runtime.command_line import CommandLine
 
     parser = CommandLine("pretrain.prepare", __doc__)
     parser.add_config()

@@ -11,21 +11,17 @@ status meaning
 130    Ctrl-C
 141    the reader of the output has closed it; a run may be unfinished
 ====== ===========================================================================================================
+
+A signal that comes before :func:`run_command` listens ends the process with the signal's own status. So this module,
+and a program that calls it, import before that only what takes a few milliseconds.
 """
 
 import os
-import re
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NoReturn
 
-from pretrain.runtime.errors import DiptychError
 from pretrain.runtime.preemption import REQUEUE, Preempted, preemption
-from pretrain.runtime.process_guard import guard_process
-from pretrain.runtime.tested_versions import check_versions
 
 CRASHED, HUNG, UNREAD = 70, 86, 141
 BEFORE_TRAINING = "before training began; start it again to go on"
@@ -47,13 +43,21 @@ def run_command(main: Callable[[Sequence[str]], int], words: str = preemption.wo
     preemption.listen()
     status = _status_of(main)
     preemption.decided(status)
-    path = Path(os.environ.get("DIPTYCH_STATUS_FILE", ""))
-    if _is_main() and path.is_file():
-        path.write_text(str(status))
+    path = os.environ.get("DIPTYCH_STATUS_FILE", "")
+    if _is_main() and os.path.isfile(path):
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(str(status))
     return status
 
 
 def _status_of(main: Callable[[Sequence[str]], int]) -> int:
+    import re
+    import traceback
+
+    from pretrain.runtime.errors import DiptychError
+    from pretrain.runtime.process_guard import guard_process
+    from pretrain.runtime.tested_versions import check_versions
+
     try:
         with preemption.raised():
             guard_process()
@@ -85,7 +89,7 @@ def _status_of(main: Callable[[Sequence[str]], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        lost = _group_is_formed() and _LOST.search(str(error))
+        lost = _group_is_formed() and re.search(_LOST, str(error))
         if lost and preemption.received and not preemption.together:
             return REQUEUE  # before a run trains: another rank obeyed the same signal first
         traceback.print_exc()
@@ -105,10 +109,10 @@ def _is_main() -> bool:
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
-_LOST = re.compile(r"[Cc]onnection (closed|reset)|[Bb]roken pipe|[Tt]imed out|NCCL|ProcessGroup")
+_LOST = r"[Cc]onnection (closed|reset)|[Bb]roken pipe|[Tt]imed out|NCCL|ProcessGroup"
 
 
-def exit_rank(status: int) -> NoReturn:
+def exit_rank(status: int) -> None:
     """Ends a process that has joined a process group.
 
     gloo's threads outlive the group, and a normal interpreter exit then sometimes aborts (seen with torch 2.13), which

@@ -4,6 +4,11 @@
 and SetFit can use it. MODEL is what probes take: a Hugging Face folder or hub name, a run, or a checkpoint of a run.
 """
 
+from pretrain.runtime.preemption import preemption
+
+if __name__ == "__main__":
+    preemption.listen()  # before what takes seconds to import
+
 import json
 import sys
 from collections.abc import Sequence
