@@ -40,23 +40,40 @@ _WORD: Final = re.compile(r"[a-z]+?(?=s?\b)")
 _POWERS: Final = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _GROUPING: Final = str.maketrans("", "", ",'\u00a0\u2009\u202f")
 
+_NUMERAL: Final = (
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|thousand|million"
+    r"|(?:twen|thir|four|for|fif|six|seven|eigh|nine)(?:ty|teen))"
+)
+_PART: Final = (
+    r"(?:hal(?:f|ve)|third"
+    r"|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|[a-z]+t(?:een|ie)|hundred|thousand|million)th)"
+)
+
 # What makes another number, one that is not read, of the digits after it and before it.
 _VOID_BEFORE: Final = re.compile(
     r"""
-    [0-9][.,:'/]\Z                      # 3.5.2, 1,08, 10:30, 1/2/3
+    [0-9][.,:'/·⋅]\Z                    # 3.5.2, 1,08, 10:30, 1/2/3
+    |[0-9][ ]+(?:[.:·⋅][ ]*)?\Z        # 1 000, 3 : 1
+    |(?<![0-9)])(?<![0-9)][ ])-[ ]?\(\Z # -(3)
     |[)}\w]/\Z                          # x/3
     |[0-9]-[0-9]+-?\Z                   # 2024-05-06
-    |[\^_]\{?\Z|[0-9)]\*\*\Z            # 10^4, 10**4
+    |_\{?\Z|\^[ ]*\{?\Z               # 10^4
+    |[0-9)](?:\*\*|[ ]\*\*[ ])\Z       # 10**4
     |\\[a-z]+[ ]?\{\Z|\}[ ]?\{\Z|√\Z    # \sqrt{3}
     |[±≤≥≠][ ]?\Z|(?:\A|\s)[<>][ ]*\Z   # no equality
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# "3 quarters" may be coins, and in "3 fifth graders" no part is meant.
 _VOID_AFTER: Final = re.compile(
-    r"""
-    [.,:'][0-9]|[ ]?/[ ]?\.?[0-9]|\^|[ ]?\*\*[ ]?[0-9]
+    rf"""
+    [.,:'·⋅][0-9]|[ ]+[.:·⋅][ ]*[0-9]|[ ]?/[ ]?\.?[0-9]|[ ]*\^|[ ]?\*\*[ ]?[0-9]|\.?[ ]*e[-+]?[0-9]
     |\s*\\(?:pi|sqrt|[dt]?frac|times|cdot|div|pm)\b
-    |(?:[ ]\w+)?[ ]and[ ](?:a|an|one|two|three)[ -](?:hal(?:f|ves)|thirds?|quarters?|fourths?)\b
+    |[ -]+{_PART}(?:s\b|\b(?![ -]+(?!of\b)\w))
+    |(?:[ ]\w+)?[ ](?:and|plus|&)[ ](?:an?|{_NUMERAL})[ -](?:{_PART}|quarter)s?\b
+    |[ ](?:plus|point|minus|times|divided[ ]by|to[ ]the)[ ](?:{_NUMERAL}|{_PART})\b
+    |[ ]and[ ]{_NUMERAL}\b(?![ -]+\w)
+    |[ ]*[√π]|[ ](?:pi|squared|cubed|bn|mn|mln|lakhs?|crores?)\b|[ ](?-i:[kKMBexyz])(?!\.?[\w&-])
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -69,6 +86,7 @@ _ENDS_A_TERM: Final = re.compile(r"[\w)]\Z")
 _ENDS_A_NUMBER: Final = re.compile(r"[0-9)]\s*\Z")
 _STARTS_A_TERM: Final = re.compile(r"[=({\[]\s*\Z")
 
+_SAME: Final = dict(zip("\u2212\u2044\u066b\u066c\u2018\u2019\u02bc\u2032", "-/.,''''", strict=True))
 _VULGAR: Final = re.compile(r"([0-9]?)([\u00bc-\u00be\u2150-\u215e\u2189])")
 _LATEX_FRACTION: Final = re.compile(r"([0-9]?)\\[dt]?frac[ ]?\{([0-9]{1,9})\}[ ]?\{([0-9]{1,9})\}")
 _LATEX_BOX: Final = re.compile(r"\\(?:boxed|text[a-z]*|math[a-z]*)[ ]?\{")
@@ -121,7 +139,8 @@ def _is_negative(sign: str, before: str) -> bool:
 def _is_part_of_more(before: str, after: str) -> bool:
     """Whether what surrounds a number makes another one of it."""
     before, after = before[-_AROUND:], after[:_AROUND]
-    return bool(_adjoins(before[-1:]) or _adjoins(after[:1]) or _VOID_BEFORE.search(before) or _VOID_AFTER.match(after))
+    adjoins = _adjoins(before[-1:]) or _adjoins(after[:1]) or after.lstrip(" ")[:1].isnumeric()
+    return bool(adjoins or _VOID_BEFORE.search(before) or _VOID_AFTER.match(after))
 
 
 def _adjoins(character: str) -> bool:
@@ -164,11 +183,11 @@ def _plain(text: str) -> str:
 
 
 def _ascii(character: str) -> str:
-    if unicodedata.category(character) == "Pd" or character == "\u2212":
+    if unicodedata.category(character) == "Pd":
         return "-"
     if "\uff01" <= character <= "\uff5e":  # full width
         return chr(ord(character) - 0xFEE0)
-    return "/" if character == "\u2044" else character
+    return _SAME.get(character, character)
 
 
 def _written_out(found: re.Match[str]) -> str:

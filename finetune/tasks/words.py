@@ -2,6 +2,15 @@
 
 import string
 import unicodedata
+from typing import Final
+
+_PUNCTUATION: Final = frozenset(string.punctuation + "❛❜❝❞❟❠")
+_CATEGORIES: Final = frozenset({"Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Cf", "Sk"})
+"""Of Unicode: punctuation, format characters such as zero-width spaces, and accents that stand alone."""
+
+
+_KEPT: Final = ("<super>", "<sub>", "<fraction>", "<compat> 0020 ")
+"""Decompositions that are not made: the last would turn an accent that stands alone into a space and an accent."""
 
 
 def folded(text: str) -> str:
@@ -16,8 +25,8 @@ def folded(text: str) -> str:
 
 
 def is_punctuation(character: str) -> bool:
-    """Whether a character is punctuation: of Unicode, or one of the symbols that ASCII counts as such."""
-    return character in string.punctuation or (not character.isascii() and unicodedata.category(character)[0] == "P")
+    """Whether a character is punctuation, invisible, or a symbol that is used as a quote."""
+    return character in _PUNCTUATION or unicodedata.category(character) in _CATEGORIES
 
 
 def without_punctuation_around(text: str) -> str:
@@ -35,6 +44,6 @@ def _is_outside(character: str) -> bool:
 
 
 def _compatible(character: str) -> str:
-    if unicodedata.decomposition(character).startswith(("<super>", "<sub>", "<fraction>")):
+    if unicodedata.decomposition(character).startswith(_KEPT):
         return character
     return unicodedata.normalize("NFKC", character)

@@ -404,6 +404,11 @@ class TestSentiment:
         "output",
         [
             "“bad”",
+            "❝bad❞",
+            "´bad´",
+            "¨bad¨",
+            "\ufeffbad\u200b",
+            "\u2060“bad”\u200d",
             "‘Bad’",
             "«bad»",
             "bad。",
