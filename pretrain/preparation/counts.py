@@ -1,10 +1,9 @@
 """Refusing a corpus of which too little is left."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 
-from pretrain.preparation.judging import Judgement
+from pretrain.preparation.judging import Judged, Judgement
 from pretrain.preparation.reading import ReadPart
 from pretrain.runtime.errors import DiptychError
 from pretrain.sources.record import Source
@@ -32,15 +31,10 @@ def check_counts(
     for source, source_parts in zip(sources, parts, strict=True):
         if not any(part.records for part in source_parts):
             raise DiptychError(f"data: {_named(source)} {_why_empty(source, source_parts)}")
-    dropped: Counter[str] = Counter()
-    for judged in judgement.sources:
-        dropped.update(judged.dropped())
-    why = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()) or "none dropped"
     for source, judged, trains in zip(sources, judgement.sources, training, strict=False):
         if not judged.count("train" if trains else "heldout"):
             raise DiptychError(
-                f"data: {_named(source)} has no record left of {judged.records:,} ({why}); "
-                "check its keep rule and data.cleaning, data.deduplication, data.decontamination"
+                f"data: {_named(source)} has no record left of {judged.records:,} {_why_dropped(source, judged)}"
             )
     heldout = sum(judged.count("heldout") for judged in judgement.sources)
     if heldout >= 2:
@@ -58,6 +52,19 @@ def check_counts(
 
 def _named(source: Source) -> str:
     return f"source {source.title!r} ({source.where()})"
+
+
+def _why_dropped(source: Source, judged: Judged) -> str:
+    dropped = judged.dropped()
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()) or "none dropped"
+    remedy = "check its keep rule and data.cleaning, data.deduplication, data.decontamination"
+    group = getattr(source, "group", None)
+    if group is not None and max(dropped, key=dropped.__getitem__, default=None) == "held_out_elsewhere":
+        remedy = (
+            f"held-out sources have its groups (group: {group}) or texts; if the groups are only numbered in each "
+            "file, leave out the group setting of one of them"
+        )
+    return f"({reasons}); {remedy}"
 
 
 def _why_empty(source: Source, parts: Sequence[ReadPart]) -> str:

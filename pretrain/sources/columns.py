@@ -120,7 +120,7 @@ class FileColumnSource(ColumnSource):
 def same_word(value: object, wanted: object) -> bool:
     """Whether a field has a wanted value: an equal one, or a text that spells the number.
 
-    1 is "1" and 1.10 is "1.10", but not "1.1"; true is "True".
+    1 is "1" and 1.10 is "1.10", but not "1.1"; true is "True", and no number.
     """
     if isinstance(value, str) and isinstance(wanted, bool):
         return value.lower() == str(wanted).lower()
@@ -128,7 +128,7 @@ def same_word(value: object, wanted: object) -> bool:
         return value == str(wanted)
     if isinstance(value, int | float) and isinstance(wanted, str):
         return not isinstance(value, bool) and value == number(wanted)
-    return value == wanted
+    return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
 
 
 def look_up(row: Mapping[str, Any], name: str) -> Any:

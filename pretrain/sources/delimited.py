@@ -37,10 +37,10 @@ class DelimitedSource(TextSource, FileColumnSource):
         """Yields the records and bad rows of a file, in order; the line of a record is the one where it begins.
 
         Raises:
-            DiptychError: The header lacks a column, or has one twice.
+            DiptychError: The header lacks a column, or has one twice; a second one names them in another order.
         """
         names = self._checked(self.columns, part.file) if self.columns is not None else None
-        header = set(names or ())
+        header = _folded(names or ())
         for row in self._rows(part):
             if isinstance(row, BadRow):
                 yield row
@@ -48,7 +48,7 @@ class DelimitedSource(TextSource, FileColumnSource):
             line, cells = row
             if names is None:
                 names = self._checked(cells, part.file)
-                header = set(names)
+                header = _folded(names)
                 continue
             if len(cells) != len(names):
                 yield BadRow(
@@ -58,10 +58,11 @@ class DelimitedSource(TextSource, FileColumnSource):
                     + ("must be quoted" if self.type == "csv" else "is not possible in tsv"),
                 )
                 continue
-            if {cells[0].removeprefix("\ufeff"), *cells[1:]} == header:
-                yield BadRow(
-                    part.file, line, "names the columns once more, as in files that were joined; remove the line"
-                )
+            if cells[0].strip().casefold() in header and sorted(again := _folded(cells)) == sorted(header):
+                problem = "names the columns once more, as in files that were joined"
+                if again != header:  # what follows would be read as other columns
+                    raise DiptychError(f"{part.file}:{line}: {problem}, in another order; split the file there")
+                yield BadRow(part.file, line, f"{problem}; remove the line")
                 continue
             yield self.to_record(dict(zip(names, cells, strict=True)), part.file, line)
 
@@ -87,7 +88,7 @@ class DelimitedSource(TextSource, FileColumnSource):
                     bad.append(line)
                     yield "\n"
                 else:
-                    yield line[1] + "\n"
+                    yield line[1].removeprefix("\ufeff") + "\n"  # of a file that was joined on
 
         csv.field_size_limit(self.max_line_mb << 20)
         delimiter = self.delimiter or ("," if self.type == "csv" else "\t")
@@ -111,6 +112,10 @@ class DelimitedSource(TextSource, FileColumnSource):
                 yield BadRow(part.file, line, f"{problem}; convert the file to UTF-8 or set encoding")
             elif cells:
                 yield line, cells
+
+
+def _folded(cells: Sequence[str]) -> list[str]:
+    return [cell.strip().casefold() for cell in cells]
 
 
 def _unreadable(text: str) -> str | None:

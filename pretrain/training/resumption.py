@@ -55,6 +55,8 @@ def choose_checkpoint(
                 f"run.resume {named}: {newest.name} was trained from it, and goes on; to start from it once more, "
                 "choose another run.folder"
             )
+        elif not ranks.on_main(named.exists):
+            raise DiptychError(f"run.resume {named}: no such path; name a checkpoint, or run.resume=auto")
         elif newest is not None and not own:
             raise DiptychError(
                 f"run.resume {named}: {newest} of this run does not come from it; choose another run.folder to start "

@@ -622,6 +622,21 @@ def test_groups_of_held_out_sources_are_not_trained_on(tmp_path: Path) -> None:
     assert note.startswith("12 of 60 records of source 'train' are not trained on") and "leave out the group" in note
 
 
+def test_groups_that_take_a_whole_source_are_named(tmp_path: Path) -> None:
+    paths = [tmp_path / "train.jsonl", tmp_path / "test.jsonl"]
+    for number, path in enumerate(paths):
+        rows = [{"text": a, "code": b, "gid": n % 5} for n, (a, b) in enumerate(sentences(60, 500 * number))]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    listed = [f"{{type: jsonl, path: '{path}', name: {path.stem}, group: gid}}" for path in paths]
+    overrides = [f"data.sources=[{listed[0]}]", f"data.heldout_sources=[{listed[1]}]"]
+    said = (
+        r"source 'train' .* has no record left of 60 \(60 held_out_elsewhere\); held-out sources have its groups "
+        r"\(group: gid\) or texts; .* leave out the group setting of one of them"
+    )
+    with pytest.raises(DiptychError, match=said):
+        prepare(config_for(tmp_path / "data", paths[0], *overrides), quiet=True)
+
+
 def test_groups_whose_texts_meet_are_not_noted(tmp_path: Path) -> None:
     """Two questions of one group, of which one is in both sources in another spelling."""
     rows = [{"text": a, "code": b, "gid": n // 2} for n, (a, b) in enumerate(sentences(60))]

@@ -308,7 +308,8 @@ def test_wrong_rows_of_a_csv_are_named(tmp_path: Path) -> None:
     [
         ("csv", {}, "text,code,n\na,b,1\ntext,code,n\nc,d,2\n", 3),
         ("csv", {}, "text,code\na,b\n\ufefftext,code\nc,d\n", 3),
-        ("csv", {}, "text,code\na,b\ncode,text\nc,d\n", 3),
+        ("csv", {}, 'text,code\na,b\n\ufeff"text","code"\nc,d\n', 3),
+        ("csv", {}, "text,code\na,b\nText, CODE \nc,d\n", 3),
         ("csv", {"columns": ["text", "code"]}, "text,code\na,b\nc,d\n", 1),
         ("tsv", {}, "text\tcode\na\tb\ntext\tcode\nc\td\n", 3),
     ],
@@ -320,6 +321,14 @@ def test_a_second_header_is_no_record(
     assert problems(found) == [f"{line}: names the columns once more, as in files that were joined; remove the line"]
     kept = [item for item in found if isinstance(item, Record)]
     assert [row["text"][0] for row in views(kept)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("again", ["code,text", '\ufeff"Code", text'])
+def test_a_second_header_in_another_order_is_refused(tmp_path: Path, again: str) -> None:
+    """Also where bad rows are skipped: what follows it would be read as other columns."""
+    made = source("csv", path=text_file(tmp_path / "a.csv", f"text,code\na,b\n{again}\nc,d\n"))
+    with pytest.raises(DiptychError, match=r"a\.csv:3: names the columns once more, .* another order; split the file"):
+        read(made)
 
 
 def test_a_huge_line_in_a_csv_is_a_bad_row(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RankResul
         *(("left", settings, {"signal_in": place}) for place in PLACES),
         ("left", settings, {}),
         *(("back", [*settings, f"run.resume={place}"], {}) for place in ("auto", six, six, folder / "left" / end)),
+        ("back", [*settings, f"run.resume={folder / 'nowhere' / 'step_1'}"], {}),
         ("straight", [*settings, f"train.steps={LONGER}"], {}),
         ("longer", [*settings, f"train.steps={LONGER}", f"run.resume={folder / 'straight' / end}"], {}),
         ("long", [*settings, f"train.steps={LONGER}"], {}),
@@ -139,6 +140,7 @@ def test_a_run_goes_back_to_the_checkpoint_that_is_named_once_and_keeps_what_cam
     assert [event["step"] for event in events] == [6, STEPS]
     other = folder / "left" / "checkpoints" / f"step_0000000{STEPS}"
     for result in results:
+        assert f"=== back: run.resume {folder / 'nowhere' / 'step_1'}: no such path; name a checkpoint" in result.output
         assert f"=== back: run.resume {other}: {back / 'checkpoints'}/step_0000000{STEPS} of this run does not" in (
             result.output
         )
