@@ -1,12 +1,12 @@
-"""Checkpoints: the training state as one folder that is either whole or not there.
+"""Checkpoints: the training state in one folder, which is either complete or absent.
 
 A checkpoint is written to ``step_N.tmp``; when every rank has written its files and their checksums are in
 ``manifest.json``, the folder is renamed to ``step_N``. It holds full tensors per parameter (``engine/state.py``), so
-any number of ranks and any ZeRO stage can resume from it. Its only other state is integers: the data order and all
-random numbers are functions of seed and step.
+any number of ranks and any ZeRO stage can resume from it. No random state is stored: the data order and all random
+numbers are functions of seed and step.
 
-A save holds up training while the state is copied to host memory; one thread of each rank then writes it, and all ranks
-commit it together between two later steps.
+A save holds up training while the state is copied to host memory. Then one thread of each rank writes it, and all ranks
+commit it together after a later step.
 """
 
 import shutil
@@ -43,19 +43,19 @@ _PLANNED = ("model.", "tokenizer.", "data.", "packing.", "run.seed", "train.rows
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint says besides tensors.
+    """Contents of a checkpoint besides tensors.
 
     Attributes:
         step: Optimizer steps done.
         label_tokens: Label tokens trained on.
-        tokens: Positions computed, padding left out.
+        tokens: Positions computed, without padding.
         optimizer_step: The optimizer's own counter.
-        identity: The settings that make the run (``config_file.identity``).
-        data_fingerprint: Of the prepared corpus.
+        identity: The settings that identify the run (``config.loading.identity``).
+        data_fingerprint: Fingerprint of the prepared corpus.
         model: The Hugging Face config.
-        dtype: Of the computation, e.g. "float32".
-        extra: Facts for the model card.
-        cursor: Shortcut to the rows of the next step (``schedule.Cursor``), if it is known.
+        dtype: Type of the computation, e.g. "float32".
+        extra: State of the loop, and entries of the model card.
+        cursor: Shortcut to the rows of the next step (``data.schedule.Cursor``), if known.
     """
 
     step: int
@@ -74,8 +74,8 @@ class Checkpoints:
     """The checkpoints of one run folder.
 
     Attributes:
-        worth_keeping: A step whose checkpoint is not pruned. It counts from the next :meth:`begin` on: a save in flight
-            must not remove what was worth keeping before.
+        worth_keeping: A step whose checkpoint is not pruned. A change takes effect with the next :meth:`begin`; a save
+            in flight still protects the step that was set before.
         stall_seconds: Time for which the last finished save held up training.
         save_seconds: Time from the beginning of the last finished save until it was committed.
         write_seconds: Time until this rank had written its part of it.
@@ -93,7 +93,7 @@ class Checkpoints:
         self._save: Save | None = None
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step is, or would be."""
+        """Path of the checkpoint of a step, whether it exists or not."""
         return self.folder / checkpoint_name(step)
 
     @property
@@ -103,7 +103,7 @@ class Checkpoints:
 
     @property
     def written(self) -> bool:
-        """True if a save is in flight and this rank's files are written, or cannot be. Nothing is communicated."""
+        """True if a save is in flight and this rank has written its files or failed to. Not collective."""
         return self._save is not None and self._save.written
 
     def save(self, engine: Any, state: RunState, canary: Mapping[str, Tensor]) -> Path:
@@ -183,8 +183,22 @@ class Checkpoints:
         self.stall_seconds = save.stall + time.perf_counter() - joined
         return self.path(save.step)
 
+    def metrics(self) -> dict[str, float]:
+        """Times of the last finished save, in seconds."""
+        return {"checkpoint/stall_seconds": self.stall_seconds, "checkpoint/save_seconds": self.save_seconds}
+
+    def late(self, seconds: float) -> str | None:
+        """A warning if ``seconds`` from the signal to the checkpoint are longer than the job may have."""
+        notice = self.config.notice_seconds
+        if seconds <= notice:
+            return None
+        return (
+            f"warning: {seconds:.0f} s from the signal to the checkpoint, of {notice:.0f} s that there may be "
+            "(checkpoint.notice_seconds): ask for the signal earlier, e.g. sbatch --signal=USR1@300"
+        )
+
     def too_slow(self) -> str | None:
-        """A warning, once, if writing a checkpoint takes longer than there is time for after a signal."""
+        """A warning, once, if writing a checkpoint takes longer than the time between signal and end of the job."""
         notice = self.config.notice_seconds
         if self.write_seconds <= notice or self._warned:
             return None
@@ -237,9 +251,9 @@ class Checkpoints:
         return None, skipped
 
     def problem(self, path: Path) -> str | None:
-        """What is wrong with a checkpoint, by sizes and checksums; None if whole. Collective: ranks share the reading.
+        """What is wrong with a checkpoint by sizes and checksums, or None. Collective: the ranks share the files.
 
-        What rank 0 sees decides; the others wait until they see it too. Every rank gets the same answer.
+        Rank 0's view of the folder decides; other ranks wait until they see the same. All get the same answer.
 
         Raises:
             DiptychError: Another rank does not see what rank 0 sees.
@@ -254,18 +268,18 @@ class Checkpoints:
             return str(error)
         sizes = {MANIFEST: manifest_size} | {name: entry["size"] for name, entry in files.items()}
         self.ranks.agree(lambda: wait_to_see(path, sizes))
-        found: str | None = None
+        problem: str | None = None
         for name, entry in list(files.items())[self.ranks.rank :: self.ranks.world_size]:
-            found = found or checksum_problem(path / name, entry)
-        problems = [text for text in self.ranks.gather(found) if text is not None]
+            problem = problem or checksum_problem(path / name, entry)
+        problems = [text for text in self.ranks.gather(problem) if text is not None]
         return problems[0] if problems else None
 
 
 def read_state(path: Path) -> RunState:
-    """Reads what a checkpoint says besides tensors.
+    """Reads the contents of a checkpoint besides tensors.
 
     Raises:
-        DiptychError: The folder is no checkpoint, or one of a version that says other things.
+        DiptychError: The folder is no checkpoint, or was written by another version with other fields.
     """
     try:
         return RunState(**read_manifest(path)["state"])
@@ -274,15 +288,15 @@ def read_state(path: Path) -> RunState:
 
 
 def refuse_other(path: Path, state: RunState, config: Config, data_fingerprint: str, *, elsewhere: bool) -> None:
-    """Refuses a checkpoint that the run of a config cannot go on from.
+    """Refuses a checkpoint that a run cannot resume from.
 
     Args:
         path: The checkpoint.
-        state: What it says.
-        config: Of the run.
-        data_fingerprint: Of the run's corpus.
-        elsewhere: It lies outside the run folder: then it may differ in optimizer and objective, but not in what the
-            packing plan depends on, because the step number would stand for other rows.
+        state: Its contents besides tensors.
+        config: The run's settings.
+        data_fingerprint: Fingerprint of the run's corpus.
+        elsewhere: It lies outside the run folder. Then optimizer and objective may differ, but nothing that the packing
+            plan depends on, because a step number would then mean other rows.
 
     Raises:
         DiptychError: It is of another model or other data; names every difference.
@@ -295,9 +309,9 @@ def refuse_other(path: Path, state: RunState, config: Config, data_fingerprint: 
 
 
 def planned_difference(stored: Mapping[str, Any], config: Config) -> list[str]:
-    """Differences that keep a new run from starting with a checkpoint of another, as ``key: stored -> asked``.
+    """Differences that forbid to start a run from another run's checkpoint, as ``key: stored -> asked``.
 
-    They are those of the model, of the data and of what the packing plan depends on.
+    These are differences in the model, in the data, and in what the packing plan depends on.
     """
     prefixes: tuple[str, ...] = _PLANNED
     if not config.packing.reserve_branches:
@@ -308,10 +322,10 @@ def planned_difference(stored: Mapping[str, Any], config: Config) -> list[str]:
 
 
 def restore(path: Path, engine: Any, state: RunState) -> None:
-    """Sets the engine to a checkpoint. Collective.
+    """Loads a checkpoint into the engine. Collective.
 
     Raises:
-        DiptychError: It does not hold what the engine needs.
+        DiptychError: The checkpoint lacks something that the engine needs.
     """
     with open_tensors(path, "state-") as where:
         kinds: dict[str, list[str]] = {}
@@ -328,8 +342,8 @@ def restore(path: Path, engine: Any, state: RunState) -> None:
         def fixed(name: str) -> Tensor:
             if name not in where:
                 raise DiptychError(f"{path}: holds no {name}; it is a checkpoint of an older version or another model")
-            found: Tensor = where[name].get_tensor(name)
-            return found
+            tensor: Tensor = where[name].get_tensor(name)
+            return tensor
 
         set_fixed_state(engine.module.lm, fixed)
 
@@ -347,7 +361,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_canary(path: Path) -> dict[str, Tensor]:
-    """Token ids and what the running engine gave for them."""
+    """The token ids, logits and loss that the running engine stored (``model/canary.py``)."""
     with open_tensors(path, "canary.") as where:
         return {key: file.get_tensor(key) for key, file in where.items()}
 

@@ -1,9 +1,9 @@
 """From a checkpoint to a plain Hugging Face folder.
 
-The folder opens with ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained``, without any of our
-code. A model that is Python code of its own is exported with it; that code runs, so ``--trust-remote-code`` must be
-given. Before it gets its name it is loaded again and its logits are compared with those that the running engine gave
-when it wrote the checkpoint.
+The folder opens with ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained``, without Diptych. A
+model with Python code of its own is exported together with that code. The export runs it, so ``--trust-remote-code``
+must be given. Before the folder gets its name, it is loaded and its logits are compared with those that the engine
+stored in the checkpoint.
 """
 
 import shutil
@@ -41,8 +41,8 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
 
     Args:
         checkpoint: A whole checkpoint.
-        tokenizer_folder: The Hugging Face tokenizer that the model was trained with.
-        out: Must not exist.
+        tokenizer_folder: The Hugging Face tokenizer of the run.
+        out: The folder to write; it must not exist.
 
     Returns:
         The relative difference of its logits from those of the training engine.
@@ -72,7 +72,7 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
             if stop := state.extra.get("stop_tokens"):
                 model.generation_config.eos_token_id = list(stop)
             _write_model(model, weights, scratch)
-            add_older_tokenizer_names(scratch)  # of a run that an earlier version began
+            add_older_tokenizer_names(scratch)  # an earlier version may have started the run
             older = add_older_model_names(scratch)
             difference = _compare(scratch, read_canary(checkpoint), state)
             tokenizer_class = _tokenizer_class(scratch, trusted=has_own_code(hf_config))
@@ -85,7 +85,7 @@ def export(checkpoint: Path, tokenizer_folder: Path, out: Path) -> float:
 
 
 def _config(state: RunState) -> Any:
-    """The Hugging Face config of a checkpoint's model; of one with code of its own, found again at ``model.path``."""
+    """The Hugging Face config of a checkpoint's model; custom code is opened at ``model.path`` again."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     fields, path = dict(state.model), state.identity.get("model.path")
@@ -106,7 +106,7 @@ def _merged(hf_config: Any, trained: Mapping[str, Tensor], state: RunState) -> d
     """The whole model of a checkpoint that holds only what LoRA trains."""
     settings = state.identity
     lora = {key.removeprefix("model.lora."): value for key, value in settings.items() if key.startswith("model.lora.")}
-    # As the run began: rows that the base has not keep their first values, which the seed decides.
+    # As at the start of the run: rows that the base lacks have their initial values, which depend on the seed.
     lm = build_model(
         hf_config, seed=settings["run.seed"], zero3_config=None, dtype=torch.float32, attention="eager", loaded=True
     )
@@ -124,15 +124,15 @@ def _write_model(model: Any, weights: Mapping[str, Tensor], folder: Path) -> Non
 
 
 def _compare(folder: Path, canary: Mapping[str, Tensor], state: RunState) -> float:
-    """Loads the folder as a user would and compares logits with the training engine's."""
+    """Loads the folder as a user would; returns the relative difference of logits from the training engine's."""
     from transformers import AutoModelForCausalLM
 
     own_code = bool(state.identity.get("model.trust_remote_code"))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPES[state.dtype], trust_remote_code=own_code).eval()
     model.set_attn_implementation(plain_attention(model))
     with torch.no_grad():
-        found = measure(model(canary["ids"]).logits, canary["ids"], canary["logits"].shape[1])
-    difference, other, how = compare(found, canary, TOLERANCE[state.dtype])
+        reloaded = measure(model(canary["ids"]).logits, canary["ids"], canary["logits"].shape[1])
+    difference, other, how = compare(reloaded, canary, TOLERANCE[state.dtype])
     if other:
         raise DiptychError(
             f"{folder}: reloaded {other} differ from the training engine's ({how}); the export is not to be trusted "
@@ -223,13 +223,13 @@ def _written_by(model_type: str, older: bool) -> str:
 
 
 def export_run(source: Path, out: Path, *, trust_remote_code: bool = False) -> str:
-    """Exports a checkpoint, or that of a run which fine-tuning chose, else its newest.
+    """Exports a checkpoint. Of a run it is the one that fine-tuning chose, else the newest.
 
     Returns:
-        What was done, in a line.
+        One line on what was written.
 
     Raises:
-        DiptychError: There is no whole checkpoint, or the model brings code that is not trusted.
+        DiptychError: There is no whole checkpoint, or the model has code of its own that is not trusted.
     """
     if (source / "checkpoints").is_dir():
         steps = sorted((source / "checkpoints").glob("step_????????"))

@@ -1,7 +1,6 @@
 """The files of one checkpoint: tensors in safetensors files, and a manifest with the size and SHA-256 of each.
 
-Only the files that a manifest names are ever read; what else lies in the folder counts for nothing. None of the formats
-can carry code.
+Only the files that a manifest names are read; other files in the folder are ignored. Neither format can carry code.
 """
 
 import hashlib
@@ -22,7 +21,7 @@ from pretrain.runtime.errors import DiptychError, may_pass
 FORMAT = 1
 MANIFEST = "manifest.json"
 VISIBLE_SECONDS = 60.0
-"""How long a rank waits for files that rank 0 sees: a network file system shows them to other nodes later."""
+"""How long a rank waits for files that rank 0 sees; a network file system may show them to other nodes later."""
 
 _CHUNK = 16 * 2**20
 _DTYPES = {
@@ -40,10 +39,10 @@ _DTYPES = {
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Writes a safetensors file and brings it to the disk.
+    """Writes a safetensors file and syncs it to disk.
 
-    Not by the safetensors library: this way the checksum is taken of the bytes on their way, memory goes back tensor by
-    tensor, and the interpreter is free for other threads.
+    The safetensors library is not used: here the checksum is computed while writing, each tensor is freed once it is
+    written, and other threads can run meanwhile.
 
     Args:
         path: The file; its folder exists.
@@ -135,14 +134,14 @@ def present_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def wait_to_see(folder: Path, sizes: Mapping[str, int | None]) -> None:
-    """Waits until this process sees what rank 0 sees.
+    """Waits until this process sees the files that rank 0 sees.
 
     Args:
-        folder: Where it lies.
-        sizes: Bytes of each file, by name; None: it is a folder.
+        folder: The folder of the files.
+        sizes: Size of each file in bytes, by name; None for a folder.
 
     Raises:
-        DiptychError: It does not see all of it within ``VISIBLE_SECONDS``.
+        DiptychError: Some are not visible within ``VISIBLE_SECONDS``.
     """
     deadline, pause = time.monotonic() + VISIBLE_SECONDS, 0.05
     while sizes := {name: size for name, size in sizes.items() if not _is_there(folder / name, size)}:
@@ -153,9 +152,9 @@ def wait_to_see(folder: Path, sizes: Mapping[str, int | None]) -> None:
             )
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
-        for place in (folder.parent, folder):  # opening a folder makes NFS ask the server again
+        for looked_at in (folder.parent, folder):  # listing a folder makes NFS ask the server again
             with suppress(OSError):
-                os.listdir(place)
+                os.listdir(looked_at)
 
 
 def _is_there(path: Path, size: int | None) -> bool:
@@ -163,7 +162,7 @@ def _is_there(path: Path, size: int | None) -> bool:
 
 
 def checksum_problem(path: Path, entry: Mapping[str, Any]) -> str | None:
-    """What tells a file from the one that was written; None if nothing does."""
+    """Why a file differs from the one that was written, or None if it does not."""
     try:
         with path.open("rb") as file:
             same = hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]
@@ -177,7 +176,7 @@ def open_tensors(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
     """Opens the safetensors files of a checkpoint whose names start with ``kind``.
 
     Yields:
-        For each tensor's name the open file that holds it; read it with ``get_tensor(name)``.
+        The open file of each tensor, by the tensor's name; read the tensor with ``get_tensor(name)``.
 
     Raises:
         DiptychError: One of them is no safetensors file.
@@ -194,7 +193,7 @@ def open_tensors(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk."""
+    """Syncs the names in a folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,10 +1,10 @@
-"""The folder that holds a run's checkpoints, in an order of steps that a kill may cut anywhere.
+"""The folder of a run's checkpoints. A process may be killed at any point and leaves it consistent.
 
-    step_N          a whole checkpoint: it got this name by one rename, after all of its files were on the disk
-    step_N.tmp      one that is being written or removed; it counts for nothing and goes with the next save
-    step_N.old      a whole one that makes way for a new one of the same step; without step_N it is put back
+    step_N          a whole checkpoint: renamed to this after all of its files were on disk
+    step_N.tmp      being written or removed; ignored, and removed by the next save
+    step_N.old      a whole checkpoint that a new one of the same step replaces; put back if step_N is missing
 
-One process at a time changes the folder: rank 0 of the run.
+Only rank 0 of the run changes the folder.
 """
 
 import os
@@ -25,12 +25,12 @@ def checkpoint_name(step: int) -> str:
 
 
 def found_steps(folder: Path) -> dict[int, Path]:
-    """Folders that have the name of a checkpoint, whole or broken, by step; oldest first."""
+    """Folders named like a checkpoint, whole or broken, by step, oldest first."""
     return {int(path.name.removeprefix("step_")): path for path in sorted(folder.glob(_STEP))}
 
 
 def recover(folder: Path) -> None:
-    """Puts back what a kill in the middle of :func:`commit` left without its name."""
+    """Puts back a checkpoint whose replacement was killed in the middle of :func:`commit`."""
     for aside in sorted(folder.glob(f"{_STEP}.old")):
         if not (final := aside.with_suffix("")).exists():
             os.rename(aside, final)
@@ -38,17 +38,17 @@ def recover(folder: Path) -> None:
 
 
 def start(scratch: Path) -> None:
-    """Makes an empty folder ``step_N.tmp`` to write a checkpoint to; what killed saves of this run left is removed."""
+    """Makes an empty folder ``step_N.tmp`` for a checkpoint, and removes what killed saves left behind."""
     folder = scratch.parent
     recover(folder)
     for left in (*folder.glob(f"{_STEP}.tmp"), *folder.glob(f"{_STEP}.old")):
-        # What cannot be removed, as on NFS a file that somebody has open, keeps only its own step from being saved.
+        # A file that cannot be removed (on NFS one that is open somewhere) only blocks saves of the same step.
         shutil.rmtree(left, ignore_errors=True)
     scratch.mkdir(parents=True)
 
 
 def commit(scratch: Path, state: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Makes a folder whose files are all on the disk a checkpoint; returns its place."""
+    """Turns a folder whose files are all on disk into a checkpoint; returns its path."""
     write_manifest(scratch, state, files)
     final, aside = scratch.with_suffix(""), scratch.with_suffix(".old")
     if final.exists():  # the same step of the same run, saved before a resumption from an older checkpoint
@@ -64,11 +64,11 @@ def prune(folder: Path, saved: int, config: CheckpointConfig, keep: int | None) 
     """Removes old checkpoints.
 
     Args:
-        folder: Of the checkpoints.
-        saved: The step just committed. Later ones are left over from before a resumption and may be broken: they are
-            left alone, and must not displace what was saved.
-        config: How many stay, and which.
-        keep: One more step that stays.
+        folder: The folder of the checkpoints.
+        saved: The step just committed. Later ones are left over from before a resumption and may be broken; they are
+            left alone and not counted.
+        config: How many are kept, and which.
+        keep: One more step to keep.
     """
     steps = {step: path for step, path in found_steps(folder).items() if step <= saved}
     whole = [step for step, path in steps.items() if (path / MANIFEST).is_file()]
@@ -78,7 +78,7 @@ def prune(folder: Path, saved: int, config: CheckpointConfig, keep: int | None) 
 
 
 def _remove(path: Path) -> None:
-    """Takes the name away first: a checkpoint that is half removed must not look whole."""
+    """Renames before removing, so that a half-removed checkpoint does not look whole."""
     scratch = path.with_suffix(".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     os.rename(path, scratch)

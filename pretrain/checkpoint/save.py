@@ -1,4 +1,4 @@
-"""One save of a checkpoint on one rank: what it writes, at once or in a thread beside training."""
+"""One save of a checkpoint on one rank: its files, written at once or by a thread beside training."""
 
 import threading
 import time
@@ -14,24 +14,24 @@ from pretrain.model.fixed_state import gather_fixed_state
 from pretrain.runtime.errors import DiptychError
 
 PART_BYTES = 2**30
-"""State in one file; also what a rank holds back before it writes, if it writes at once."""
+"""Bytes of state in one file; a rank that writes at once buffers no more than that."""
 
 Part = tuple[str, dict[str, Tensor]]
 """A file's name and content."""
 
 
 class Save:
-    """A save in flight, as one rank has it.
+    """One rank's part of a save in flight.
 
     Attributes:
-        step: Of the checkpoint.
-        state: What it says besides tensors.
-        scratch: Where it is written to.
-        keep: A step that is not pruned after it.
-        files: Size and checksum of this rank's files that are written, by name.
-        began: When, on the clock of ``time.perf_counter``.
-        stall: Seconds for which it held up training so far.
-        write_seconds: Until this rank's files were written.
+        step: Step of the checkpoint.
+        state: Its contents besides tensors.
+        scratch: The folder that it is written to.
+        keep: A step that must not be pruned when it is committed.
+        files: Size and checksum of each file that this rank has written, by name.
+        began: Start time, by ``time.perf_counter``.
+        stall: Seconds for which it has held up training so far.
+        write_seconds: Seconds until this rank's files were written.
     """
 
     def __init__(self, step: int, state: Mapping[str, Any], scratch: Path, keep: int | None) -> None:
@@ -52,26 +52,26 @@ class Save:
         return self._thread is None or not self._thread.is_alive()
 
     def write(self, parts: Iterable[Part]) -> None:
-        """Writes files, to the end of ``parts`` even if one fails: the ranks may be gathering them together."""
+        """Writes files. ``parts`` is consumed to its end even if one fails, because it may gather collectively."""
         for name, tensors in parts:
             if self._problem is None:
                 try:
                     self.files[name] = write_tensors(self.scratch / name, tensors)
                 except (DiptychError, OSError) as error:
                     self._problem = error
-                except Exception as error:  # of a thread nobody would hear of it
+                except Exception as error:  # an exception in a thread would be lost
                     why = f"{type(error).__name__}: {error}"
                     self._problem = DiptychError(f"{self.scratch / name}: cannot be written ({why})")
             tensors.clear()
         self.write_seconds = time.perf_counter() - self.began
 
     def write_aside(self, parts: list[Part]) -> None:
-        """Writes files in a thread. A daemon: the end of the process does not wait for what was not committed."""
+        """Writes files in a daemon thread, so that the end of the process does not wait for it."""
         self._thread = threading.Thread(target=self.write, args=(parts,), name="checkpoint", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Waits for the files.
+        """Waits until the files are written.
 
         Raises:
             DiptychError: One of them could not be written.
@@ -84,9 +84,9 @@ class Save:
 
 
 def parts(engine: Any, canary: Mapping[str, Tensor], rank: int) -> Iterator[Part]:
-    """A rank's files of a checkpoint, on the CPU. Collective: all ranks go to its end together.
+    """A rank's files of a checkpoint, on the CPU. Collective: all ranks must consume it together.
 
-    Rank 0 adds what every rank has: the model's fixed state, and the canary.
+    Rank 0 adds what is equal on all ranks: the model's fixed state and the canary.
     """
     pending: dict[str, Tensor] = {}
     size = number = 0

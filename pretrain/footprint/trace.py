@@ -31,7 +31,7 @@ _NO_LORA = LoraConfig()
 
 @dataclass(frozen=True)
 class TraceRequest:
-    """What is traced.
+    """The micro-batch and model settings to trace.
 
     Attributes:
         rows: Rows of the micro-batch.
@@ -40,8 +40,8 @@ class TraceRequest:
         loss_chunk_tokens: Label tokens per call of the LM head.
         attention: ``flex``, ``sdpa`` or ``eager``.
         checkpointing: Blocks are recomputed in the backward pass.
-        dtype: Of the computation.
-        lora: How the model is trained.
+        dtype: Type of the computation.
+        lora: LoRA settings; rank 0 trains the whole model.
         lora_rows: Ids of the tokens whose rows LoRA trains.
     """
 
@@ -58,14 +58,16 @@ class TraceRequest:
 
 @dataclass(frozen=True)
 class Trace:
-    """One micro-batch of one rank, in bytes unless said otherwise; parameters and the batch itself are in none.
+    """Memory and work of one micro-batch on one rank, in bytes unless said otherwise.
+
+    Parameters and the batch itself are not counted.
 
     Attributes:
-        kept: What lives when the LM head starts: kept for the backward pass by embedding, blocks and masks.
-        head: Most that lives beyond ``kept`` while the LM head and its backward pass run, its gradient included.
-        block: Most that lives beyond ``kept`` while a block's backward pass runs: what it recomputes, gradients of
-            activations and of one weight at a time.
-        embedding: Most that lives, in all, when the gradient has reached the embedding.
+        kept: Live when the LM head starts: what embedding, blocks and masks keep for the backward pass.
+        head: Peak beyond ``kept`` while the LM head and its backward pass run, its gradient included.
+        block: Peak beyond ``kept`` during a block's backward pass: recomputed activations, gradients of activations,
+            and the gradient of one weight at a time.
+        embedding: Peak in all when the gradient has reached the embedding.
         products: Floating-point operations of matrix products, forward, recomputed and backward; not of attention.
         moved: Bytes that all other operators read and write.
         operators: Operators that Python starts.
@@ -98,7 +100,7 @@ def trace(hf_config: Any, request: TraceRequest) -> Trace:
 
 
 def _shallow(hf_config: Any, blocks: int, request: TraceRequest) -> BranchNetwork:
-    """The network with so many blocks, without values."""
+    """The network with ``blocks`` blocks, on the meta device."""
     config = copy.deepcopy(hf_config)
     config.num_hidden_layers = blocks
     if isinstance(kinds := getattr(config, "layer_types", None), list | tuple):
@@ -114,7 +116,7 @@ def _shallow(hf_config: Any, blocks: int, request: TraceRequest) -> BranchNetwor
 
 
 def empty_batch(request: TraceRequest, device: str = "meta") -> Batch:
-    """A batch of the asked size; on the meta device it has no values, elsewhere every row is one segment."""
+    """A batch of the requested size; on the meta device it has no values, elsewhere every row is one segment."""
     shape = (request.rows, request.row_length)
 
     def zeros(*size: int) -> Tensor:
@@ -153,7 +155,7 @@ def trace_network(network: BranchNetwork, request: TraceRequest) -> Trace:
 
 
 def watch_step(network: BranchNetwork, batch: Batch) -> Trace:
-    """Runs forward and backward pass of a batch, on any device, and watches what lives; leaves no gradients."""
+    """Runs forward and backward pass of a batch on any device and records live memory; leaves no gradients."""
     watch = Watch([*network.parameters(), *network.buffers(), *vars(batch).values()])
     marks: dict[str, int] = {}
 
@@ -176,7 +178,7 @@ def watch_step(network: BranchNetwork, batch: Batch) -> Trace:
     ]
     for parameter in network.parameters():
         if parameter.requires_grad:
-            # ZeRO moves every gradient to a bucket as soon as it is there.
+            # ZeRO moves every gradient to a bucket as soon as it is computed.
             hook = parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
             hooks.append(hook)
     try:
@@ -205,7 +207,7 @@ def _drop_gradient(parameter: Tensor) -> None:
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all living tensors that were made within it, and what its operators compute and move."""
+    """Counts the bytes of live tensors made within it, and the FLOPs and traffic of its operators."""
 
     def __init__(self, foreign: Sequence[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

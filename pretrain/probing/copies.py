@@ -1,6 +1,6 @@
 """Which rows of a probe belong together: copies of a text, and rows of one group.
 
-A probe that is fitted on one copy of a text and judged by another measures memory, not what a representation holds.
+A probe that is fitted on one copy of a text and tested on another measures memory, not the representation.
 """
 
 from collections.abc import Hashable, Sequence
@@ -16,12 +16,12 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Copies:
-    """Numbers of the texts and of the clusters that rows belong to.
+    """For each row the number of its text and of its cluster.
 
     Attributes:
         texts: int64 [rows]; copies of a text have one number. Numbers follow the first occurrence.
-        clusters: int64 [rows]; rows with one number stay on one side of every split: copies of a text, rows of one
-            group, and whatever these connect.
+        clusters: int64 [rows]; rows of one cluster stay on the same side of every split. Copies of a text and rows of
+            one group are connected, and a cluster is a connected component.
     """
 
     texts: Numbers
@@ -29,7 +29,7 @@ class Copies:
 
     @property
     def num_repeated(self) -> int:
-        """Rows whose text an earlier row has."""
+        """Number of rows whose text occurs in an earlier row."""
         return len(self.texts) - len(np.unique(self.texts))
 
     @property
@@ -38,7 +38,7 @@ class Copies:
         return len(np.unique(self.clusters))
 
     def of(self, rows: Numbers | slice) -> "Copies":
-        """The same of some rows."""
+        """The copies among some rows."""
         return Copies(self.texts[rows], self.clusters[rows])
 
 
@@ -46,8 +46,8 @@ def find_copies(keys: Sequence[Hashable], groups: Sequence[Hashable | None] | No
     """Finds rows that belong together.
 
     Args:
-        keys: What copies of a text have in common [rows].
-        groups: Group of each row [rows], None where it has none; None: there are no groups.
+        keys: Equal for copies of a text [rows].
+        groups: Group of each row, None for a row without one [rows]; None if there are no groups.
     """
     texts = _numbered(keys)
     if groups is None or all(group is None for group in groups):

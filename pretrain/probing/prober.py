@@ -1,4 +1,4 @@
-"""A small linear probe of held-out embeddings while a model trains; it changes nothing of the run."""
+"""A small linear probe of held-out embeddings during training; it does not affect the run."""
 
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from pretrain.probing.copies import Copies
 
 _LEAST = 20
-"""Different texts with a label that a probe needs."""
+"""Fewest different texts with a label for a probe."""
 
 
 class Prober:
     """Cross-validated logistic regression on the embeddings of held-out first views.
 
-    The first view of a record is read alone, whichever view predicts the other in training. Records with one first view
-    (compared as texts are for duplicates), or of one group, are in one fold, and copies have one shuffled label.
+    The first view of a record is encoded alone, whichever view predicts the other in training. Records with the same
+    first view (compared as for duplicates) or of the same group are in one fold, and copies get one shuffled label.
 
     Attributes:
-        labels: Of the probed records.
-        copies: Which of them belong together, in the same order.
+        labels: Label of each probed record, by record number.
+        copies: Which records are copies or of one group, in the order of ``labels``.
 
     Raises:
         DiptychError: Too few held-out texts have a label, all have the same, or there are too many classes.
@@ -75,9 +75,9 @@ class Prober:
         clusters_of = defaultdict(set)
         for label, cluster in zip(self.labels.values(), self.copies.clusters.tolist(), strict=True):
             clusters_of[label].add(cluster)
-        found, classes = self.copies.num_clusters, len(clusters_of)
-        apart = "" if found == len(self.labels) else f", with {found} different texts or groups"
-        if found < _LEAST or classes < 2:
+        num_clusters, classes = self.copies.num_clusters, len(clusters_of)
+        apart = "" if num_clusters == len(self.labels) else f", with {num_clusters} different texts or groups"
+        if num_clusters < _LEAST or classes < 2:
             raise DiptychError(
                 f"probe.every: {len(self.labels)} of {drawn} held-out records have a label{apart}, of {classes} "
                 f"classes; a probe needs {_LEAST} of two. Name the sources' label field, or set probe.every=0"
@@ -91,20 +91,20 @@ class Prober:
             )
 
     def run(self, engine: Any) -> dict[str, float]:
-        """Accuracy by cross-validation, beside the largest class's share and the same probe on shuffled labels.
+        """Cross-validated accuracy, the share of the largest class, and the accuracy on shuffled labels. Collective.
 
-        The shuffled labels say what the probe would find where nothing is to be found. Nothing where embeddings are not
-        finite. Collective.
+        Shuffled labels show what the probe reaches where there is nothing to learn. The result is empty if embeddings
+        are not finite.
 
         Raises:
             Preempted: Some rank was told to stop.
         """
-        found = self.embeddings(engine)
-        return self.ranks.on_main(lambda: self._scores(found), long=True)
+        embeddings = self.embeddings(engine)
+        return self.ranks.on_main(lambda: self._scores(embeddings), long=True)
 
     def embeddings(self, engine: Any) -> dict[int, Any]:
         """The embedding of the first view of every probed record, float32 [width], by record. Collective."""
-        own: dict[int, Any] = {}
+        local: dict[int, Any] = {}
         with evaluating(engine):
             for micro_batch in self.schedule.step(0).micro_batches:
                 leave_if_asked(self.ranks)
@@ -114,16 +114,16 @@ class Prober:
                 if records:
                     spans = batch.source_spans if self.forward else batch.target_spans  # of the first view
                     pooled = self.objective.pool(states, spans).float().cpu().numpy()
-                    own |= dict(zip(records, pooled, strict=True))
-        return {record: states for part in self.ranks.gather(own) for record, states in part.items()}
+                    local |= dict(zip(records, pooled, strict=True))
+        return {record: states for part in self.ranks.gather(local) for record, states in part.items()}
 
-    def _scores(self, found: dict[int, Any]) -> dict[str, float]:
+    def _scores(self, embeddings: dict[int, Any]) -> dict[str, float]:
         from threadpoolctl import threadpool_limits
 
         from pretrain.probing.classifier import FOLDS, STRENGTHS, choose_strength
         from pretrain.probing.sampling import shuffled_labels
 
-        x = np.stack([found[record] for record in self.labels])
+        x = np.stack([embeddings[record] for record in self.labels])
         _, y = np.unique(np.array(list(self.labels.values())), return_inverse=True)
 
         if not np.isfinite(x).all():

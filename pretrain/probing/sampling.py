@@ -30,7 +30,7 @@ def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
 
 def subset(labels: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
-    """Row numbers of a stratified subset [size], ascending; that of 100 lies inside that of 1,000 of the same seed.
+    """Row numbers of a stratified subset [size], ascending; with one seed, smaller subsets lie inside larger ones.
 
     Raises:
         DiptychError: There are fewer rows than ``size``, or ``size`` is not positive.
@@ -61,7 +61,7 @@ def shuffled_labels(labels: NDArray[np.int64], seed: int, copies: Copies | None 
     Args:
         labels: [rows].
         seed: Of the order.
-        copies: Which rows belong together; None: none do. All copies of a text get one label, that of the first row of
+        copies: Which rows belong together, if any do. All copies of a text get one label, that of the first row of
             another text. A cluster gets the labels of another cluster, so that groups which have one label each still
             have one; the labels of a small cluster are repeated in a larger one.
     """
@@ -74,7 +74,7 @@ def shuffled_labels(labels: NDArray[np.int64], seed: int, copies: Copies | None 
     order = np.argsort(cluster_of, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(cluster_of))[:-1])  # texts of each cluster
     of_texts = np.empty(len(firsts), np.int64)
-    for own, other in zip(members, generator.permutation(len(members)).tolist(), strict=True):
+    for texts, other in zip(members, generator.permutation(len(members)).tolist(), strict=True):
         theirs = generator.permutation(labels[firsts[members[other]]])
-        of_texts[own] = np.resize(theirs, len(own))
+        of_texts[texts] = np.resize(theirs, len(texts))
     return of_texts[text_of]

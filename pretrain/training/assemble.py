@@ -1,17 +1,20 @@
-"""The parts of a run, made once from its config and its corpus: for training, fine-tuning, dry runs and plans."""
+"""The parts of a run, made once from config and corpus, for training, fine-tuning and dry runs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pretrain.checkpoint.checkpoints import RunState
 from pretrain.config.checks import contradictions, refuse
+from pretrain.config.loading import identity
 from pretrain.config.sections import Config
 from pretrain.data.batch import BatchBuilder
 from pretrain.data.branches import Branches
 from pretrain.data.corpus import Corpus
-from pretrain.data.schedule import Schedule
+from pretrain.data.schedule import Cursor, Schedule
 from pretrain.data.tokenizer import Tokenizer, load
 from pretrain.engine.build import build_engine, compute_dtype, longest_position, model_config
 from pretrain.engine.checks import check_with_libraries
@@ -20,29 +23,30 @@ from pretrain.model.build import ParameterCounts, count_parameters
 from pretrain.model.lora import special_rows
 from pretrain.objectives.mixed import MixedObjective, make_branches
 from pretrain.runtime.distributed import Ranks
+from pretrain.training.progress import RunningTotals
 from pretrain.training.run_schedule import make_schedule
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run computes with, before any weight is made.
+    """What a run needs before any weight is made.
 
     Attributes:
         config: The run's settings.
-        corpus: What it trains on.
+        corpus: The prepared corpus.
         ranks: All ranks.
-        tokenizer: The corpus's.
+        tokenizer: Tokenizer of the corpus.
         branches: How pairs are laid out.
         objective: The loss.
         schedule: Which rows this rank computes in which step.
-        builder: Makes batches of them.
+        builder: Makes batches of these rows.
         hf_config: The Hugging Face config of the model.
         dtype: Of the computation; master weights are float32.
         lora_rows: Tokens whose rows LoRA trains; empty without LoRA.
         counts: Numbers of parameters.
         num_steps: Optimizer steps of the run.
         rows_per_epoch: Rows of one pass over the mixture.
-        rows_counted: Whether ``rows_per_epoch`` was counted; else it is an estimate.
+        rows_counted: Whether ``rows_per_epoch`` is exact; else it is an estimate.
     """
 
     config: Config
@@ -70,6 +74,44 @@ class Parts:
         """The DeepSpeed engine: the model with its optimizer. Collective."""
         return build_engine(self.config, self.hf_config, self.schedule, self.ranks, self.lora_rows)
 
+    def run_state(
+        self, step: int, optimizer_step: int, cursor: Cursor, progress: RunningTotals, extra: Mapping[str, object]
+    ) -> RunState:
+        """What a checkpoint stores besides tensors.
+
+        Args:
+            step: Optimizer steps done.
+            optimizer_step: The optimizer's own counter.
+            cursor: Of the next step.
+            progress: Counts since the start of the run.
+            extra: What the run adds.
+        """
+        paths = [Path(span.where).name for span in self.corpus.train.sources]
+        records = self.corpus.manifest["splits"]["train"]["records"]
+        card = {
+            "name": self.config.run.folder.name,
+            "parameters": self.counts.total,
+            "bos": self.tokenizer.hf.bos_token,
+            "lora_rows": self.lora_rows,
+            "data": [f"sources: {', '.join(paths)}", f"{records:,} training records of two views"],
+        }
+        return RunState(
+            step=step,
+            label_tokens=progress.label_tokens,
+            tokens=progress.tokens,
+            optimizer_step=optimizer_step,
+            identity=identity(self.config),
+            data_fingerprint=self.corpus.fingerprint,
+            model=self.hf_config.to_dict(),
+            dtype=str(self.dtype).removeprefix("torch."),
+            extra=card | dict(extra),
+            cursor=asdict(cursor),
+        )
+
+    def canary_ids(self) -> list[int]:
+        """The text that a checkpoint is tested with: the start of the first held-out view."""
+        return [self.tokenizer.bos, *self.corpus.heldout.views(0)[0].tokens][:32]
+
 
 def assemble(
     config: Config,
@@ -80,10 +122,10 @@ def assemble(
     """Makes the parts of a run.
 
     Args:
-        config: The run's settings; checked here as well, because they may have been made in code.
+        config: The run's settings; checked here too, because a config may be made in code.
         corpus: From ``read_corpus``.
         ranks: All ranks.
-        frame: Puts what a stage adds around the views of a pair.
+        frame: Adds the stage's prompt around the views of a pair.
 
     Raises:
         DiptychError: The config contradicts itself, asks for a model that cannot be trained, or does not fit the

@@ -1,8 +1,8 @@
-"""Steps that are left out because their loss or gradient broke: how they are found, and which they are.
+"""Bad steps, whose loss or gradient broke: how they are detected, and whether the run stops, skips or rolls back.
 
-A bad step is found before any weight is touched. Its rows count as used: step s stands for the same rows in every run,
-the schedules go on by the step's number, and only the optimizer's own counter stays behind. Every bad step is a line in
-``RUN/bad_steps.jsonl`` before anything else is done about it, so a run that is killed and started from an older
+A bad step is detected before any weight is changed. Its rows count as used: step s has the same rows in every run, all
+schedules follow the number of the step, and only the optimizer's step counter does not advance. A bad step is written
+to ``RUN/bad_steps.jsonl`` before anything else is done about it. So a run that is killed and resumes from an older
 checkpoint leaves out the same steps.
 """
 
@@ -10,28 +10,30 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pretrain.config.sections import TrainConfig
 from pretrain.runtime.distributed import Ranks
-from pretrain.training.diagnosis import RankReport
+from pretrain.training.diagnosis import BadStep
+
+Action: TypeAlias = Literal["stop", "skip", "rollback"]
 
 WINDOW = 100
-"""Good steps whose losses make the median."""
+"""The median is that of the losses of so many good steps."""
 
 FEWEST = 20
-"""Good steps before a loss can be a spike."""
+"""With fewer good steps no loss is a spike."""
 
 
 class BadSteps:
     """The bad steps of a run and the losses of its good ones. All ranks hold the same.
 
     Attributes:
-        left_out: Why each step that is left out is so, by its number from 0.
+        left_out: The reason for each step that is left out, by the step's number from 0.
     """
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
@@ -41,12 +43,13 @@ class BadSteps:
         self._losses: deque[float] = deque(maxlen=WINDOW)
 
     def load_state_dict(self, state: Mapping[str, Any], ranks: Ranks) -> None:
-        """Takes up what the run knows at the checkpoint that it goes on from. Collective.
+        """Restores the state that a checkpoint stored. Collective.
 
-        Steps that were left out after that checkpoint are known as well: from the run folder, or from before.
+        Steps that were left out after that checkpoint stay left out: they are known to this object or read from the
+        run folder.
 
         Args:
-            state: What :meth:`state_dict` gave to the checkpoint; empty: there is none.
+            state: From :meth:`state_dict`; empty without a checkpoint.
             ranks: All ranks.
         """
         self._losses = deque(state.get("losses", ()), maxlen=WINDOW)
@@ -58,7 +61,7 @@ class BadSteps:
         return {"left_out": sorted(self.left_out.items()), "losses": list(self._losses)}
 
     def verdict(self, loss: float) -> str | None:
-        """What is wrong with the loss of a step; None: nothing. The same loss on all ranks gives the same verdict."""
+        """What is wrong with the loss of a step, or None; equal losses on all ranks give equal verdicts."""
         if not math.isfinite(loss):
             return "the loss is not finite"
         factor, usual = self._config.spike_factor, self.median
@@ -68,49 +71,36 @@ class BadSteps:
         return None
 
     def add_good(self, loss: float) -> None:
-        """Counts the loss of a step that was taken."""
+        """Adds the loss of a good step to the median."""
         self._losses.append(loss)
 
     @property
     def median(self) -> float | None:
-        """Of the last good steps' losses; None: there is none."""
+        """Of the losses of the last good steps; None if there are none."""
         return median(self._losses) if self._losses else None
 
     @property
-    def policy(self) -> str:
+    def next_action(self) -> Action:
         """What to do about the next bad step: ``train.on_bad_step``, or stop if too many are left out already."""
         return "stop" if len(self.left_out) >= self._config.max_bad_steps else self._config.on_bad_step
 
-    def record(
-        self, index: int, reason: str, *, loss: float, learning_rate: float, reports: Sequence[RankReport], ranks: Ranks
-    ) -> str:
-        """Writes a bad step down, and leaves it out from now on unless the run stops. Collective.
-
-        Args:
-            index: Number of the step, from 0.
-            reason: From :meth:`verdict`, or another.
-            loss: Of the step, if known.
-            learning_rate: Of the step.
-            reports: What each rank computed in it (:func:`pretrain.training.diagnosis.gather_reports`).
-            ranks: All ranks.
-
-        Returns:
-            The policy: ``stop``, ``skip`` or ``rollback``.
+    def decide(self, bad: BadStep, ranks: Ranks) -> Action:
+        """Writes a bad step to the file and decides what to do; unless the run stops, it is left out. Collective.
 
         Raises:
-            DiptychError: It cannot be written, and the run was to go on.
+            DiptychError: The file cannot be written, and the run was to continue.
         """
-        policy = self.policy
+        action = self.next_action
         line = {
-            "step": index + 1,
-            "reason": reason,
-            "policy": policy,
-            "loss": loss if math.isfinite(loss) else None,
+            "step": bad.number,
+            "reason": bad.reason,
+            "policy": action,
+            "loss": bad.loss if math.isfinite(bad.loss) else None,
             "median": self.median,
-            "learning_rate": learning_rate,
+            "learning_rate": bad.learning_rate,
             "ranks": [
                 report | {"values": {name: _json_number(value) for name, value in report["values"].items()}}
-                for report in reports
+                for report in bad.reports
             ],
         }
 
@@ -119,23 +109,23 @@ class BadSteps:
                 if ranks.is_main:
                     _append(self._path, json.dumps(line, allow_nan=False))
             except OSError:
-                if policy != "stop":  # else what stops the run must be said, whatever else fails
+                if action != "stop":  # else the error that stops the run is the one to show
                     raise
 
         ranks.agree(write)
-        if policy != "stop":
-            self.left_out[index] = reason
-        return policy
+        if action != "stop":
+            self.left_out[bad.number - 1] = bad.reason
+        return action
 
     def _read(self) -> dict[int, str]:
-        found = {}
+        left_out = {}
         if self._path.is_file():
             for text in self._path.read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError):  # a kill may have cut a line: then nothing was done about that step yet
+                with suppress(ValueError):  # a kill may have cut a line; then that step was not left out yet
                     line = json.loads(text)
                     if line["policy"] != "stop":
-                        found[line["step"] - 1] = line["reason"]
-        return found
+                        left_out[line["step"] - 1] = line["reason"]
+        return left_out
 
 
 def _json_number(value: float) -> float | str:
@@ -143,7 +133,7 @@ def _json_number(value: float) -> float | str:
 
 
 def _append(path: Path, text: str) -> None:
-    """Appends a whole line that outlives a kill, also after one that a kill has cut."""
+    """Appends a line and syncs it to disk; if a kill has cut the last line, a new one is started."""
     with path.open("ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)

@@ -1,9 +1,10 @@
-"""What is told of a step whose numbers broke, and stopping a run because of it."""
+"""The report on a step whose loss or gradient broke, and the error that stops a run because of it."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypedDict
 
@@ -20,13 +21,34 @@ class RankReport(TypedDict):
         rank: Number of the rank.
         values: Its losses by name.
         rows: Epoch, window and index of its rows.
-        records: Places of the records in them.
+        records: File and line of the records in them.
     """
 
     rank: int
     values: dict[str, float]
     rows: list[tuple[int, int, int]]
     records: list[str]
+
+
+@dataclass(frozen=True)
+class BadStep:
+    """A step whose loss or gradient broke. All ranks hold the same.
+
+    Attributes:
+        number: Number of the step, from 1.
+        reason: What is wrong with it.
+        loss: Of the step over all ranks.
+        learning_rate: Of the step.
+        last_grad_norm: Gradient norm of the last good step.
+        reports: What each rank computed, in the order of ranks.
+    """
+
+    number: int
+    reason: str
+    loss: float
+    learning_rate: float
+    last_grad_norm: float
+    reports: Sequence[RankReport]
 
 
 def gather_reports(
@@ -51,48 +73,40 @@ def gather_reports(
     )
 
 
-def stop_bad_step(
-    reason: str,
-    reports: Sequence[RankReport],
-    *,
-    step: int,
-    learning_rate: float,
-    last_grad_norm: float,
-    left_out: int,
-    folder: Path,
-    ranks: Ranks,
-) -> NoReturn:
-    """Writes ``diagnosis-step-N.json`` and raises on all ranks, before any weight was touched.
+def stop_bad_step(bad: BadStep, left_out: int, folder: Path, ranks: Ranks) -> NoReturn:
+    """Writes ``diagnosis-step-N.json`` to the run folder and raises on all ranks.
 
     Args:
-        reason: What is wrong.
-        reports: What the ranks computed.
-        step: Number of the step, from 1.
-        learning_rate: Of this step.
-        last_grad_norm: Of the step before.
-        left_out: Steps that were left out before.
+        bad: The step; no weight has been changed by it.
+        left_out: How many bad steps were left out before.
         folder: The run folder.
         ranks: All ranks.
 
     Raises:
         DiptychError: Always.
     """
-    path = folder / f"diagnosis-step-{step}.json"
+    path = folder / f"diagnosis-step-{bad.number}.json"
     if ranks.is_main:
-        content = {"step": step, "reason": reason, "learning_rate": learning_rate, "last_grad_norm": last_grad_norm}
-        with suppress(OSError):  # what stops the run must be said, even if the disk is full, too
-            path.write_text(json.dumps(content | {"ranks": reports}, indent=1) + "\n", encoding="utf-8")
-    bad = [report for report in reports if not all(math.isfinite(value) for value in report["values"].values())]
+        content = {
+            "step": bad.number,
+            "reason": bad.reason,
+            "learning_rate": bad.learning_rate,
+            "last_grad_norm": bad.last_grad_norm,
+            "ranks": bad.reports,
+        }
+        with suppress(OSError):  # a full disk must not hide the error below
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    broken = [report for report in bad.reports if not all(map(math.isfinite, report["values"].values()))]
     where = ""
-    if bad:
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in bad[0]["values"].items())
-        where = f" on {', '.join(f'rank {number}' for number in (report['rank'] for report in bad))} ({terms})"
-    elif "not finite" in reason:
+    if broken:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in broken[0]["values"].items())
+        where = f" on {', '.join(f'rank {number}' for number in (report['rank'] for report in broken))} ({terms})"
+    elif "not finite" in bad.reason:
         where = " on every rank's gradients together"
     before = f" {left_out} bad steps were left out before (train.max_bad_steps)." if left_out else ""
     raise DiptychError(
-        f"step {step}: {reason}{where}; learning rate {learning_rate:.3g}, gradient norm of the step before "
-        f"{last_grad_norm:.3g}.{before} No weight was changed; rows and records are in {path}. Resume with "
+        f"step {bad.number}: {bad.reason}{where}; learning rate {bad.learning_rate:.3g}, gradient norm of the step "
+        f"before {bad.last_grad_norm:.3g}.{before} No weight was changed; rows and records are in {path}. Resume with "
         "train.on_bad_step=skip to leave the step out, or lower optimizer.lr or lengthen optimizer.warmup_steps in "
         "another run.folder (run.resume=CHECKPOINT)"
     )

@@ -1,7 +1,7 @@
 """Held-out evaluation: language-model loss, objective, representation health and sample texts.
 
-The objective's branches are always laid out here, also for a run with lambda = 0: they do not change the language-model
-loss, and both arms of a comparison get the same health figures.
+Branches are always laid out here, also for a run with lambda = 0. They do not change the language-model loss, and both
+arms of a comparison get the same health figures.
 """
 
 import math
@@ -30,7 +30,7 @@ from pretrain.training.health import health
 
 
 def _asked_to_stop(ids: Tensor, scores: Any, **more: Any) -> Tensor:
-    """Ends a text early on the rank that was told to stop; the others end it, and then leave as well."""
+    """Ends a sample early on a rank that was told to stop; the other ranks finish theirs, and then all leave."""
     return torch.full((len(ids),), preemption.received is not None, device=ids.device)
 
 
@@ -46,8 +46,8 @@ class Evaluator:
         drawn = sample(0, "evaluation", len(corpus.heldout), config.evaluation.max_records)
         pairs = corpus.heldout.pairs(drawn)
         self.builder, plan = heldout_rows(config, corpus.heldout, drawn, branches, tokenizer.pad, "evaluation")
-        self.order = {int(example): place for place, example in enumerate(drawn)}
-        # A group is computed at once, however few rows a training step has.
+        self.order = {int(example): position for position, example in enumerate(drawn)}
+        # A group must be computed at once, so a micro-batch takes a multiple of its rows.
         unit = config.objective.group_rows // math.gcd(config.objective.group_rows, ranks.world_size)
         # One "step" of the schedule is the whole evaluation, so ranks share its rows as they share a training step's.
         self.schedule = Schedule(
@@ -59,7 +59,7 @@ class Evaluator:
             group_rows=config.objective.group_rows,
         )
         self.objective = MixedObjective(config.objective, ranks.rank, ranks.world_size)
-        # Of the views that carry the language-model loss.
+        # Bytes of the views that have labels.
         labelled = slice(1, 2) if config.packing.layout == "conditional" else slice(0, 2)
         self.num_bytes = max(1, int(pairs.num_bytes[:, labelled].sum()))
 
@@ -84,9 +84,9 @@ class Evaluator:
                 if len(batch.groups):
                     spans = (batch.source_spans, batch.target_spans, batch.prediction_spans)
                     rows = [row for row in micro_batch.rows if row]
-                    places = [self.order[example] for row in rows for example in row.examples.tolist()]
+                    positions = [self.order[example] for row in rows for example in row.examples.tolist()]
                     embeddings.append(
-                        (torch.tensor(places), *(self.objective.pool(states, span).cpu() for span in spans))
+                        (torch.tensor(positions), *(self.objective.pool(states, span).cpu() for span in spans))
                     )
         sums = torch.tensor([lm_sum, pair_sum, num_pairs], dtype=torch.float64, device=self.ranks.device)
         lm_sum, pair_sum, pairs = self.ranks.sum(sums)
@@ -118,7 +118,7 @@ class Evaluator:
                     attention_mask=torch.ones_like(ids),
                     do_sample=False,
                     max_new_tokens=max(1, min(config.new_tokens, limit - len(prompt))),
-                    # `generate` names the cache as the installed transformers does, which code of its own may not know.
+                    # A model's own code may not know the cache class of the installed transformers.
                     use_cache=not has_own_code(lm.config),
                     # Under ZeRO-3 each token is a collective: no rank may stop before the others.
                     synced_gpus=self.ranks.world_size > 1 and self.config.deepspeed.zero_stage == 3,
@@ -133,10 +133,10 @@ class Evaluator:
         return texts
 
     def _health(self, embeddings: list[tuple[Tensor, ...]]) -> dict[str, float]:
-        """Health figures of the first pairs drawn: the same for any number of ranks, seed and layout."""
+        """Health figures of the first pairs drawn, which do not depend on ranks, seed or layout."""
         local = tuple(torch.cat(parts) for parts in zip(*embeddings, strict=True)) if embeddings else None
         gathered = [part for part in self.ranks.gather(local) if part is not None]
-        places, *spaces = (torch.cat(parts) for parts in zip(*gathered, strict=True))
-        first = torch.argsort(places)[: self.config.evaluation.health_pairs]
+        positions, *spaces = (torch.cat(parts) for parts in zip(*gathered, strict=True))
+        first = torch.argsort(positions)[: self.config.evaluation.health_pairs]
         source, target, prediction = (space[first] for space in spaces)
         return health(source, target, prediction if self.config.objective.predictors else None)

@@ -55,14 +55,14 @@ def relative_std(embeddings: Tensor) -> float:
 def _matching(name: str, queries: Tensor, targets: Tensor) -> dict[str, float]:
     count = len(queries)
     cosines = functional.normalize(queries.double(), dim=-1) @ functional.normalize(targets.double(), dim=-1).T
-    own = cosines.diagonal()
+    pairs = cosines.diagonal()
     others = cosines.masked_fill(torch.eye(count, dtype=torch.bool, device=cosines.device), -torch.inf)
-    paired = float(own.mean())
-    unpaired = float((cosines.sum() - own.sum()) / (count * (count - 1)))
+    paired = float(pairs.mean())
+    unpaired = float((cosines.sum() - pairs.sum()) / (count * (count - 1)))
     return {
         f"{name}_paired_cosine": paired,
         f"{name}_unpaired_cosine": unpaired,
         f"{name}_margin": paired - unpaired,
-        # Nearer than every other target by more than rounding: a tie, as in a collapsed space, is no hit.
-        f"{name}_retrieval_at_1": float((own > others.max(dim=1).values + 1e-12).double().mean()),
+        # A hit is nearer than every other target by more than rounding; a tie, as in a collapsed space, is none.
+        f"{name}_retrieval_at_1": float((pairs > others.max(dim=1).values + 1e-12).double().mean()),
     }

@@ -1,4 +1,4 @@
-"""What a run says about itself before its first step."""
+"""Lines that a run prints before its first step."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +13,17 @@ from pretrain.training.run_schedule import mixture_lines
 
 
 def data_notes(config: Config, corpus: Corpus) -> Iterator[str]:
-    """What may surprise about the tokenizer and the texts of a run."""
+    """Notes on tokens added to the tokenizer and on texts that were cut."""
     opened = config.model.path and config.tokenizer.path
     if opened and (added := load(opened, config.tokenizer).added):
         yield f"note: the tokenizer had no {' '.join(added)}: added, with embeddings to be trained"
     counts = corpus.manifest["splits"]["train"]
     if cut := counts["first_truncated"] + counts["second_truncated"]:
-        yield f"note: {cut:,} views are longer than their most tokens and were cut"
+        yield f"note: {cut:,} views were longer than data.max_view_tokens and were cut"
 
 
 def introduction(parts: Parts, prober: Prober | None, resumed_from: Path | None) -> Iterator[str]:
-    """Lines on size, data, ranks and what may surprise."""
+    """Lines on model size, data, ranks, and notes on settings that may surprise."""
     config, corpus, schedule = parts.config, parts.corpus, parts.schedule
     plan = schedule.plan(0)
     only = f" (LoRA trains {parts.counts.trained:,})" if config.model.lora.rank else ""

@@ -1,7 +1,7 @@
 """Which rows every rank trained on, for an audit: ``RUN/ledger/attempt-A-rank-R.jsonl``.
 
-An attempt is one start of the run. What an attempt trained on from its first step on replaces what attempts before it
-trained on, because their weights of those steps are gone.
+An attempt is one start of the run, or one rollback. From its first step on, its rows replace those of earlier attempts,
+because the weights of those steps are lost.
 """
 
 import json
@@ -17,10 +17,10 @@ RowName = tuple[int, int, int]
 
 
 def open_ledger(folder: Path, first_step: int, ranks: Ranks) -> "Ledger":
-    """The ledger of the attempt that begins now. Collective.
+    """The ledger of a new attempt. Collective.
 
     Args:
-        folder: Of all attempts of the run.
+        folder: Where all attempts of the run are.
         first_step: Steps that are done.
         ranks: All ranks.
     """
@@ -29,7 +29,7 @@ def open_ledger(folder: Path, first_step: int, ranks: Ranks) -> "Ledger":
 
 
 def next_attempt(folder: Path) -> int:
-    """Number of the attempt that begins now."""
+    """Number of the next attempt, from 1."""
     return 1 + max((int(path.name.split("-")[1]) for path in folder.glob("attempt-*.jsonl")), default=0)
 
 
@@ -42,7 +42,7 @@ class Ledger:
         self._write({"first_step": first_step})
 
     def add(self, step: Step) -> None:
-        """This rank's share of a step has been applied to the weights."""
+        """Records this rank's rows of a step that has changed the weights."""
         rows = [
             (row.epoch, row.window, row.index) for micro_batch in step.micro_batches for row in micro_batch.rows if row
         ]
@@ -53,21 +53,21 @@ class Ledger:
 
 
 def read_ledger(folder: Path) -> dict[int, list[RowName]]:
-    """The rows that made the weights, by step, of all ranks; each list is sorted.
+    """The rows of all ranks that the current weights were trained on, sorted, by step.
 
-    A row that was trained on twice in a step stands there twice.
+    A row that was trained on twice in a step is listed twice.
     """
     attempts: dict[int, list[Path]] = {}
     for path in sorted(folder.glob("attempt-*.jsonl")):
         attempts.setdefault(int(re.findall(r"\d+", path.name)[0]), []).append(path)
     steps: dict[int, list[RowName]] = {}
     for _, paths in sorted(attempts.items()):
-        found = [list(_lines(path)) for path in paths]
-        first = min((int(lines[0]["first_step"]) for lines in found if lines), default=None)  # type: ignore[call-overload]
+        ranks = [list(_lines(path)) for path in paths]
+        first = min((int(lines[0]["first_step"]) for lines in ranks if lines), default=None)  # type: ignore[call-overload]
         if first is None:
             continue
         steps = {step: rows for step, rows in steps.items() if step < first}
-        for lines in found:
+        for lines in ranks:
             for line in lines[1:]:
                 steps.setdefault(line["step"], []).extend(tuple(row) for row in line["rows"])  # type: ignore
     return {step: sorted(rows) for step, rows in sorted(steps.items())}

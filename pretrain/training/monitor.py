@@ -1,4 +1,4 @@
-"""What a run tells while it trains: progress bar, metrics.jsonl and TensorBoard under the same names."""
+"""Output of a run while it trains: progress bar, metrics.jsonl, and TensorBoard under the same names."""
 
 import json
 import sys
@@ -50,10 +50,10 @@ def memory_gib(device: torch.device) -> float:
 
 
 class Monitor:
-    """Writes what rank 0 measured; on other ranks every call does nothing.
+    """Writes the metrics on rank 0; on other ranks every call does nothing.
 
-    ``metrics.jsonl`` is only ever appended to: after a resumption a line ``{"event": "resume", "step": s}`` says that
-    lines of later steps before it are superseded. TensorBoard hides them by itself.
+    ``metrics.jsonl`` is only appended to. After a resumption a line ``{"event": "resume", "step": s}`` says that
+    earlier lines of later steps are superseded. TensorBoard hides those by itself.
     """
 
     def __init__(self, folder: Path, config: LoggingConfig, *, active: bool, first_step: int, num_steps: int) -> None:
@@ -79,7 +79,7 @@ class Monitor:
         self._step = first_step
 
     def advance(self) -> None:
-        """One step is done."""
+        """Moves the progress bar by one step."""
         if self.active:
             self._bar.update()
             self._step += 1
@@ -87,7 +87,7 @@ class Monitor:
             self._timed_from = self._timed_from or (self._step, time.monotonic())
 
     def go_back(self, step: int) -> None:
-        """The run goes on from ``step`` steps done, fewer than before: lines of later steps are superseded."""
+        """Notes that the run rolled back to ``step`` steps done, so that lines of later steps are superseded."""
         if not self.active:
             return
         self._line({"event": "resume", "step": step})
@@ -100,7 +100,7 @@ class Monitor:
         self._timed_from = None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes metrics of a step (the number of steps done)."""
+        """Writes metrics after ``step`` steps."""
         if not self.active:
             return
         self._line({"step": step, **metrics})
@@ -128,7 +128,7 @@ class Monitor:
             )
 
     def log_probe(self, step: int, label_tokens: int, metrics: dict[str, float]) -> None:
-        """Writes what a probe found, over steps and over label tokens."""
+        """Writes the scores of a probe, over steps and over label tokens."""
         if not self.active:
             return
         self._line({"step": step, "train/label_tokens": label_tokens, **metrics})
@@ -149,7 +149,7 @@ class Monitor:
         return f"  about {_duration(left)} left"
 
     def samples(self, step: int, texts: list[tuple[str, str]]) -> None:
-        """Writes prompts and continuations."""
+        """Writes prompts and their continuations."""
         if not self.active or not texts:
             return
         blocks = [f"[{prompt}] {continuation}" for prompt, continuation in texts]
@@ -164,12 +164,12 @@ class Monitor:
             sys.stderr.flush()
 
     def flush(self) -> None:
-        """Writes out what TensorBoard holds back, so that a checkpoint never is ahead of the curves."""
+        """Flushes TensorBoard, so that its curves never lag behind a checkpoint."""
         if self.active and self._tensorboard:
             self._tensorboard.flush()
 
     def close(self) -> None:
-        """Flushes everything."""
+        """Closes the progress bar and TensorBoard."""
         if not self.active:
             return
         self._bar.close()

@@ -1,4 +1,4 @@
-"""A profile of a few steps: where the time of device and host goes (``logging.profile``)."""
+"""Profile of a few steps: what device and host spend their time on (``logging.profile``)."""
 
 import re
 import time
@@ -21,7 +21,7 @@ GROUPS = {
     "collectives": r"nccl|allreduce|all_gather|allgather|reduce_scatter|gloo",
     "copies": r"memcpy|memset|copy_|direct_copy|::cat$|catarray",
 }
-"""Groups of the table, by what the name of a kernel (on the CPU: of an operator) contains; the first that fits."""
+"""Groups of the table and patterns for names of kernels (on the CPU: of operators); the first match counts."""
 
 
 class StepProfiler:
@@ -36,7 +36,7 @@ class StepProfiler:
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Within it is the step of that number (from 1), its wait for data included."""
+        """Covers one step, its wait for data included; ``number`` is from 1."""
         if self.active and number == self.first:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.device.type == "cuda")
             self._profile = profile(activities=activities)
@@ -63,7 +63,7 @@ class StepProfiler:
 
 
 def waiting_for_data() -> Any:
-    """A context: the step waits for its rows."""
+    """A context manager that marks the wait for data in the profile."""
     return record_function(WAITING)
 
 
@@ -71,10 +71,10 @@ def table(events: Sequence[Any], seconds: float, steps: int, *, on_device: bool)
     """The lines of ``table.txt``.
 
     Args:
-        events: The profiler's, times in microseconds.
-        seconds: That all steps took.
-        steps: How many.
-        on_device: Kernels are counted; else the operators of the CPU, each without those that it calls.
+        events: Events of the profiler, times in microseconds.
+        seconds: Duration of all steps.
+        steps: Number of steps.
+        on_device: Count kernels; else operators of the CPU, each without the operators that it calls.
     """
     times: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
@@ -108,7 +108,7 @@ def table(events: Sequence[Any], seconds: float, steps: int, *, on_device: bool)
 
 
 def union(intervals: Sequence[tuple[float, float]]) -> float:
-    """The length that intervals cover together."""
+    """Length of the union of intervals."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(intervals):
         total += max(0.0, end - max(start, reached))

@@ -1,5 +1,6 @@
-"""What has been done since the last log line, and since the start of the run."""
+"""Sums of losses and counts: of a step, since the last log line, and since the start of the run."""
 
+import operator
 from dataclasses import astuple, dataclass
 
 import torch
@@ -24,7 +25,7 @@ class Totals:
         labels: Label tokens.
         tokens: Positions that are not padding.
         positions: Positions, padding included.
-        visible: Pairs (token, token it sees).
+        visible: Pairs of a token and one that it attends to.
         asked_to_stop: Ranks that were told to stop.
         saved: Ranks that have written their part of the checkpoint in flight, at the last micro-batch of a step.
     """
@@ -43,41 +44,40 @@ class Totals:
     saved: float = 0
 
     def __add__(self, other: "Totals") -> "Totals":
-        return Totals(*(own + theirs for own, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Totals(*map(operator.add, astuple(self), astuple(other)))
 
 
 class StepSums:
-    """Figures of a step, kept on the device until all its micro-batches are launched: nothing waits for them before."""
+    """Sums of a step, kept on the device so that the host launches all micro-batches without waiting."""
 
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._counts: list[tuple[int, ...]] = []
 
     def add(self, terms: LossTerms, batch: Batch) -> None:
-        """Counts a micro-batch of this rank."""
+        """Adds a micro-batch of this rank."""
         losses = [terms.loss.detach(), terms.lm_sum, terms.pair_sum, terms.balance_sum]
         self._losses.append(torch.stack(losses).double())
         self._counts.append(
             (terms.num_pairs, len(batch.labels), batch.num_tokens, batch.ids.numel(), batch.num_visible)
         )
 
-    @property
-    def own(self) -> list[float]:
-        """This rank's sums of next-token losses and of distances."""
-        return torch.stack(self._losses)[:, 1:3].sum(0).tolist()
+    def local_losses(self) -> dict[str, float]:
+        """This rank's sums of next-token losses and of distances, for the report on a bad step."""
+        lm_sum, pair_sum = torch.stack(self._losses)[:, 1:3].sum(0).tolist()
+        return {"lm loss": lm_sum, "pair loss": pair_sum}
 
     def over_ranks(self, ranks: Ranks, *, asked: bool, saved: bool) -> Totals:
         """Totals of the step. Collective.
 
-        Also the point where every rank learns of another's infinite loss, that one was told to stop, and that all have
-        written their part of a checkpoint.
-
-        One reduction and one transfer to the host, whatever the number of figures and of micro-batches.
+        By the same reduction every rank learns that some rank's loss is not finite, that some rank was told to stop, or
+        that all ranks have written their part of a checkpoint. It takes one transfer to the host, however many figures
+        and micro-batches there are.
         """
         losses = torch.stack(self._losses)
         finite = losses.isfinite().all(dim=1, keepdim=True)
         flags = [(0, 0)] * (len(self._counts) - 1) + [(asked, saved)]
-        counts = torch.tensor([own + flag for own, flag in zip(self._counts, flags, strict=True)], dtype=losses.dtype)
+        counts = torch.tensor([one + flag for one, flag in zip(self._counts, flags, strict=True)], dtype=losses.dtype)
         local = torch.cat([(~finite).double(), losses.where(finite, 0.0), counts.to(losses.device)], dim=1)
         figures = ranks.sum(local.flatten())
         width = local.shape[1]
@@ -86,7 +86,7 @@ class StepSums:
 
 
 class RunningTotals:
-    """Totals of the run and of the interval since the last log line, with the time spent training."""
+    """Totals of the run, and of the interval since the last log line with the seconds spent training."""
 
     def __init__(self, label_tokens: int = 0, tokens: int = 0) -> None:
         self.label_tokens = label_tokens
@@ -98,7 +98,7 @@ class RunningTotals:
         self._interval, self._seconds, self._steps = Totals(), 0.0, 0
 
     def add(self, totals: Totals, seconds: float) -> None:
-        """Counts a step and the time it took, waiting for its data included."""
+        """Adds a step and its duration, the wait for its data included."""
         self.warm = True
         self._seconds += seconds
         self._steps += 1

@@ -1,7 +1,7 @@
-"""Which checkpoint a run goes on from, by ``run.resume`` and what its folder holds.
+"""Which checkpoint a run resumes from, by ``run.resume`` and the checkpoints in its folder.
 
-A path is asked for once and then stands in the command of every later start, as of a job that Slurm requeues. So a
-checkpoint says which path its run came from: a later start with that path goes on with what was trained since.
+A path in ``run.resume`` stays in the command when Slurm requeues the job. So a checkpoint stores the path that its run
+was started from, and a later start with the same path resumes from the newest checkpoint instead.
 """
 
 import os
@@ -18,13 +18,13 @@ from pretrain.runtime.errors import DiptychError
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a run goes on.
+    """Where a run resumes.
 
     Attributes:
-        path: The checkpoint; None: the run begins.
-        state: What it says.
-        origin: The path that ``run.resume`` named when the run came from there, for its checkpoints to say.
-        lines: To show.
+        path: The checkpoint, or None if the run starts from scratch.
+        state: Its contents besides tensors.
+        origin: The path in ``run.resume`` that the run was started from; its checkpoints store it.
+        lines: Messages to show.
     """
 
     path: Path | None
@@ -36,20 +36,21 @@ class Resumption:
 def choose_checkpoint(
     config: Config, checkpoints: Checkpoints, data_fingerprint: str, num_steps: int, ranks: Ranks
 ) -> Resumption:
-    """Finds the checkpoint and refuses one that the run cannot go on from. Collective.
+    """Chooses the checkpoint, and refuses one that the run cannot resume from. Collective.
 
-    If ``run.resume`` names one of the run's own, later ones and the export are moved to a folder beside them.
+    If ``run.resume`` names a checkpoint of this run, later checkpoints and the export are moved to ``set-aside-N``.
 
     Raises:
-        DiptychError: The named checkpoint is broken or of another run, or the run has others of its own.
+        DiptychError: The named checkpoint is broken or belongs to another run, or this run has checkpoints that do not
+            come from it.
     """
     newest, lines = checkpoints.newest()
-    path, origin, elsewhere, back = newest, None, False, False
+    path, origin, elsewhere, rewinds = newest, None, False, False
     asked = config.run.resume
     if asked not in ("auto", "never"):
         named = Path(asked)
-        own = named.resolve().parent == checkpoints.folder.resolve()
-        origin = named.name if own else str(named.resolve())
+        is_ours = named.resolve().parent == checkpoints.folder.resolve()
+        origin = named.name if is_ours else str(named.resolve())
         if newest is not None and read_state(newest).extra.get("origin") == origin:
             lines.append(
                 f"run.resume {named}: {newest.name} was trained from it, and goes on; to start from it once more, "
@@ -57,7 +58,7 @@ def choose_checkpoint(
             )
         elif not ranks.on_main(named.exists):
             raise DiptychError(f"run.resume {named}: no such path; name a checkpoint, or run.resume=auto")
-        elif newest is not None and not own:
+        elif newest is not None and not is_ours:
             raise DiptychError(
                 f"run.resume {named}: {newest} of this run does not come from it; choose another run.folder to start "
                 "from it, or run.resume=auto to go on here"
@@ -65,27 +66,27 @@ def choose_checkpoint(
         else:
             if problem := checkpoints.problem(named):
                 raise DiptychError(f"run.resume {named}: {problem}")
-            path, elsewhere, back = named, not own, own
+            path, elsewhere, rewinds = named, not is_ours, is_ours
     if path is None:
         return Resumption(None, None, origin, lines)
     state = read_state(path)
     refuse_other(path, state, config, data_fingerprint, elsewhere=elsewhere)
     if state.step > num_steps:
         raise DiptychError(f"{path}: is at step {state.step}, this config ends at {num_steps}")
-    if back and (line := ranks.on_main(lambda: set_aside(checkpoints.folder, state.step))):
+    if rewinds and (line := ranks.on_main(lambda: set_aside(checkpoints.folder, state.step))):
         lines.append(line)
     return Resumption(path, state, origin or state.extra.get("origin"), lines)
 
 
 def set_aside(folder: Path, step: int) -> str | None:
-    """Moves checkpoints of later steps, and the export that was made of them, out of a run's way.
+    """Moves the checkpoints of later steps, and the export made from them, to ``set-aside-N`` in the run folder.
 
     Args:
-        folder: Of the run's checkpoints.
-        step: Of the one that the run goes back to.
+        folder: The run's checkpoints.
+        step: Step of the checkpoint that the run resumes from.
 
     Returns:
-        A line that says so; None if there are none.
+        A message, or None if there is nothing to move.
     """
     later = [path for number, path in found_steps(folder).items() if number > step]
     if not later:

@@ -1,4 +1,4 @@
-"""The folder of a run: what it is, and that it is not another run's."""
+"""The run folder: which run it belongs to, and the record of config, versions and commit."""
 
 import importlib.metadata
 import json
@@ -23,10 +23,10 @@ _BEFORE_A_RUN = (LOCK_FILE, FROZEN)
 
 
 def check_run_folder(config: Config) -> None:
-    """Refuses a folder that this config must not write to.
+    """Refuses a run folder that this config must not write to.
 
     Raises:
-        DiptychError: It holds something else, another run, or a run although ``run.resume`` is never.
+        DiptychError: It holds files that are not a run, another run, or any run while ``run.resume`` is never.
     """
     folder = config.run.folder
     if not folder.exists():
@@ -55,13 +55,13 @@ def check_run_folder(config: Config) -> None:
 
 
 def claim_run_folder(config: Config) -> str | None:
-    """Takes the run folder for this job. For rank 0, once there is something to train on.
+    """Locks the run folder for this job. Called by rank 0, after the corpus is prepared.
 
     Returns:
-        A line to show, if any.
+        A message to show, or None.
 
     Raises:
-        DiptychError: Another job has it, or it is not this run's.
+        DiptychError: Another job holds the lock, or the folder belongs to another run.
     """
     note = lock_run(config.run.folder)
     check_run_folder(config)
@@ -69,12 +69,12 @@ def claim_run_folder(config: Config) -> str | None:
 
 
 def describe_run(config: Config, tokenizer: Path, step: int) -> None:
-    """Stores config, versions, git commit and tokenizer in the run folder; what a resumption changes goes beside."""
+    """Stores config, versions, git commit and tokenizer; a resumption writes ``run.resumed-at-N.json`` and so on."""
     folder = config.run.folder
     folder.mkdir(parents=True, exist_ok=True)
     content = {"identity": identity(config), "versions": versions(), "git": git_commit()}
     suffix = f".resumed-at-{step}" if step and (folder / "run.json").is_file() else ""
-    # run.json makes the folder this run's, so it comes first, and whole: what follows can be written again.
+    # run.json makes the folder this run's, so it is written first, and atomically; the rest can be written again.
     write_text(folder / f"run{suffix}.json", json.dumps(content, indent=1) + "\n")
     write_text(folder / f"config{suffix}.yaml", dump_config(config))
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
@@ -82,7 +82,7 @@ def describe_run(config: Config, tokenizer: Path, step: int) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
+    """Versions of the packages that results depend on."""
     return {
         "diptych": __version__,
         "python": platform.python_version(),
@@ -91,11 +91,11 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> dict[str, Any]:
-    """Commit of this source tree and whether it has changes; empty outside git."""
+    """Commit of this source tree and whether it has local changes; empty outside git."""
     root = Path(__file__).parents[2]
-    if (frozen := root / "git.json").is_file():  # code that was copied when a job was submitted
-        found: dict[str, Any] = json.loads(frozen.read_text(encoding="utf-8"))
-        return found
+    if (frozen := root / "git.json").is_file():  # a copy of the code, made when the job was submitted
+        commit: dict[str, Any] = json.loads(frozen.read_text(encoding="utf-8"))
+        return commit
 
     def git(*arguments: str) -> str:
         return subprocess.run(

@@ -48,7 +48,7 @@ def make_schedule(
 
 
 def mixture_lines(config: Config, corpus: Corpus, epochs: float) -> list[str]:
-    """What a run of so many epochs takes of each source; nothing if there is only one."""
+    """A table of what so many epochs take from each source; empty if there is only one source."""
     if not config.data.mixture and len(corpus.train.sources) == 1:
         return []
     return resolve(config.data.mixture, corpus.train.sources, config.data.repeat).table(epochs)

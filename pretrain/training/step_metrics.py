@@ -1,4 +1,4 @@
-"""What a run writes about the steps since its last line."""
+"""Metrics of the steps since the last log line."""
 
 from pretrain.data.schedule import Step
 from pretrain.model.build import training_flops

@@ -1,11 +1,10 @@
-"""The story of a run: prepare, build, resume, train, evaluate, save, export."""
+"""A run from start to end: prepare, build, resume, train, evaluate, save, export."""
 
 import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +12,6 @@ import torch
 
 from pretrain.checkpoint.checkpoints import Checkpoints, RunState, read_canary, read_state, restore
 from pretrain.checkpoint.export import export
-from pretrain.config.loading import identity
 from pretrain.config.sections import Config
 from pretrain.data.batch import Batch
 from pretrain.data.branches import Branches
@@ -34,7 +32,7 @@ from pretrain.runtime.preemption import Preempted, preemption
 from pretrain.runtime.watchdog import Watchdog
 from pretrain.training.assemble import assemble
 from pretrain.training.bad_steps import BadSteps
-from pretrain.training.diagnosis import gather_reports, stop_bad_step
+from pretrain.training.diagnosis import BadStep, gather_reports, stop_bad_step
 from pretrain.training.evaluation import Evaluator
 from pretrain.training.introduction import introduction
 from pretrain.training.ledger import open_ledger
@@ -66,11 +64,13 @@ def train(config: Config, ranks: Ranks, run_factory: "Callable[[Any, Corpus, Ran
     Returns:
         The Hugging Face folder of the trained model.
     """
-    ranks.on_main(lambda: check_run_folder(config))  # another node would remember for a while that it is not there
+    ranks.on_main(lambda: check_run_folder(config))  # on one rank: NFS caches that a folder is missing
     ranks.on_main(lambda: try_model(config.model))  # before any work
     folder = ranks.on_main(lambda: prepare(config))
     corpus = ranks.agree(lambda: read_corpus(folder))
-    if ranks.on_main(lambda: config.run.folder.exists()):  # early where it can be; a mistake leaves no folder behind
+    if ranks.on_main(
+        lambda: config.run.folder.exists()
+    ):  # a new folder is made only later, when nothing can be refused
         ranks.on_main(lambda: claim_run_folder(config))
     run = run_factory(config, corpus, ranks)
     note = ranks.on_main(lambda: claim_run_folder(config))
@@ -81,13 +81,13 @@ def train(config: Config, ranks: Ranks, run_factory: "Callable[[Any, Corpus, Ran
         run.run_due_events(done)
         steps = run.batches(done)
         while not run.is_finished(done):
-            run.step_started = time.perf_counter()  # so that waiting for data counts
+            run.step_started = time.perf_counter()  # includes the wait for data
             before = done
             with run.profiler.step(done + 1):
                 with waiting_for_data():
                     step, batches = next(steps)
                 done = run.train_step(step, batches)
-            if done <= before:  # the run went back to a checkpoint
+            if done <= before:  # the run rolled back to a checkpoint
                 steps.close()
                 steps = run.batches(done)
             if run.asked_to_stop:
@@ -97,11 +97,11 @@ def train(config: Config, ranks: Ranks, run_factory: "Callable[[Any, Corpus, Ran
 
 
 class Run:
-    """The parts of a run and what each stage of it does with them.
+    """A run of pre-training; other stages override what differs.
 
     Attributes:
-        should_stop: Set by an evaluation after which the run need not go on.
-        events_done: Whether evaluation, probe and checkpoint that were due after the last step are done.
+        should_stop: Set by an evaluation that ends the run early.
+        events_done: Whether the evaluation, probe and checkpoint due after the last step are done.
         asked_to_stop: Set by a step during which some rank was told to stop.
     """
 
@@ -127,7 +127,7 @@ class Run:
         self.checkpoint: Path | None = None
 
     def frame_pairs(self, branches: Branches, tokenizer: Tokenizer) -> Branches:
-        """The layout of pairs with what the stage puts around them; pre-training adds nothing."""
+        """The layout of pairs with the stage's prompt around them; pre-training has none."""
         return branches
 
     def resume_or_start(self) -> int:
@@ -156,7 +156,7 @@ class Run:
         return first
 
     def resume_from(self, path: Path, state: RunState) -> int:
-        """Takes up a checkpoint; returns the number of steps done. Collective."""
+        """Restores a checkpoint; returns the number of steps done. Collective."""
         restore(path, self.engine, state)
         check_canary(self.engine, read_canary(path), state.dtype, self.ranks.device)
         self.checkpoint = path
@@ -169,10 +169,10 @@ class Run:
         return state.step
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up what :meth:`state_dict` stored in the checkpoint that the run goes on from."""
+        """Restores what a subclass added to :meth:`state_dict`."""
 
     def batches(self, first: int) -> Generator[tuple[Step, list[Batch]], None, None]:
-        """Steps from ``first`` on with this rank's micro-batches."""
+        """The steps from number ``first`` on, each with this rank's micro-batches."""
         pin = self.ranks.device.type == "cuda"
         return prefetch(self.schedule, self.parts.builder, first, self.num_steps, pin=pin)
 
@@ -180,44 +180,34 @@ class Run:
         """One optimizer step, unless it is bad. Collective.
 
         Returns:
-            The number of steps done; no more than before if the run went back to a checkpoint.
+            The number of steps done; it is no larger than before if the run rolled back to a checkpoint.
         """
         config, ranks, engine = self.config, self.ranks, self.engine
-        if why := self.bad_steps.left_out.get(step.index):
-            self.monitor.say(f"step {step.index + 1}: left out again ({why})")
+        if reason := self.bad_steps.left_out.get(step.index):
+            self.monitor.say(f"step {step.index + 1}: left out again ({reason})")
             return self.skip_step(step)
         self.watchdog.beat(f"step {step.index + 1}", patience=1 if self.progress.warm else 3)
         torch.manual_seed(_seed(config.run.seed, step.index, ranks.rank))
         rate = config.optimizer.lr * set_learning_rate(engine, config.optimizer, step.index, self.num_steps)
-        sums = StepSums()
-        for number, cpu_batch in enumerate(batches, start=1):
-            batch = cpu_batch.to(ranks.device)
-            lm_sum, states, balance = engine(batch)
-            terms = self.objective(states, lm_sum, batch, step, balance)
-            sums.add(terms, batch)
-            # DeepSpeed averages gradients over ranks; the loss is already divided by the counts of the whole step.
-            engine.backward(terms.loss * ranks.world_size, scale_wrt_gas=False)
-            if number < len(batches):
-                step_engine(engine)
-        # From here on the host waits for the device: once a step, when all but the optimizer has been launched.
+        sums = self.accumulate_gradients(step, batches)
+        # The one point of a step where the host waits for the device; only the optimizer is launched after it.
         totals = sums.over_ranks(ranks, asked=preemption.received is not None, saved=self.checkpoints.written)
         self.asked_to_stop = totals.asked_to_stop > 0
         loss = math.nan if totals.not_finite else totals.loss
-        if why := self.bad_steps.verdict(loss):
-            return self.leave_out(why, step, loss=loss, own=sums.own, learning_rate=rate)
-        grad_norm = step_engine(engine)
-        assert grad_norm is not None
-        if not math.isfinite(grad_norm):
-            why = "the gradient norm is not finite"
-            return self.leave_out(why, step, loss=totals.loss, own=sums.own, learning_rate=rate)
-        self.bad_steps.add_good(totals.loss)
+        reason = self.bad_steps.verdict(loss)
+        grad_norm = None if reason else step_engine(engine)
+        if grad_norm is None or not math.isfinite(grad_norm):
+            discard_gradients(engine)
+            reports = gather_reports(sums.local_losses(), step.micro_batches, self.corpus, ranks)
+            reason = reason or "the gradient norm is not finite"
+            return self.handle_bad_step(step, BadStep(step.index + 1, reason, loss, rate, self.grad_norm, reports))
+        self.bad_steps.add_good(loss)
         if self.ledger:
             self.ledger.add(step)
         self.grad_norm = grad_norm
-        self.events_done = False
+        self.cursor, self.events_done = step.cursor, False
         if totals.saved == ranks.world_size:
             self.complete_save()
-        self.cursor = step.cursor
         self.progress.add(totals, time.perf_counter() - self.step_started)
         done = step.index + 1
         if done == 1 or done % config.logging.every == 0 or done == self.num_steps:
@@ -228,56 +218,49 @@ class Run:
             compare_ranks(engine, ranks)
         return done
 
-    def leave_out(self, why: str, step: Step, *, loss: float, own: list[float], learning_rate: float) -> int:
-        """Does what ``train.on_bad_step`` asks about a bad step, before it has touched any weight. Collective.
+    def accumulate_gradients(self, step: Step, batches: list[Batch]) -> StepSums:
+        """Forward and backward passes of this rank's micro-batches; returns their losses and counts. Collective."""
+        sums = StepSums()
+        for number, cpu_batch in enumerate(batches, start=1):
+            batch = cpu_batch.to(self.ranks.device)
+            lm_sum, states, balance = self.engine(batch)
+            terms = self.objective(states, lm_sum, batch, step, balance)
+            sums.add(terms, batch)
+            # DeepSpeed averages gradients over ranks; the loss is already divided by the counts of the whole step.
+            self.engine.backward(terms.loss * self.ranks.world_size, scale_wrt_gas=False)
+            if number < len(batches):
+                step_engine(self.engine)
+        return sums
 
-        Args:
-            why: What is wrong with the step.
-            step: The step.
-            loss: Of the step over all ranks.
-            own: This rank's sums of next-token losses and of distances.
-            learning_rate: Of the step.
+    def handle_bad_step(self, step: Step, bad: BadStep) -> int:
+        """Stops, skips the step or rolls back, as :class:`BadSteps` decides; no weight was changed. Collective.
 
         Returns:
-            The number of steps done: the step is left out, or the run went back.
+            The number of steps done: with this one if it is skipped, those of the checkpoint after a rollback.
 
         Raises:
-            DiptychError: The policy is to stop.
+            DiptychError: The run stops.
         """
-        discard_gradients(self.engine)
-        values = dict(zip(("lm loss", "pair loss"), own, strict=True))
-        reports = gather_reports(values, step.micro_batches, self.corpus, self.ranks)
-        policy = self.bad_steps.record(
-            step.index, why, loss=loss, learning_rate=learning_rate, reports=reports, ranks=self.ranks
-        )
-        self.complete_save()  # what was saved before counts, also for a run that stops
-        folder, done = self.config.run.folder, step.index + 1
-        if policy == "stop":
-            stop_bad_step(
-                why,
-                reports,
-                step=done,
-                learning_rate=learning_rate,
-                last_grad_norm=self.grad_norm,
-                left_out=len(self.bad_steps.left_out),
-                folder=folder,
-                ranks=self.ranks,
-            )
-        if policy == "rollback" and (first := self.roll_back(done, why)) is not None:
+        action = self.bad_steps.decide(bad, self.ranks)
+        self.complete_save()  # so that a run that stops keeps it
+        if action == "stop":
+            stop_bad_step(bad, len(self.bad_steps.left_out), self.config.run.folder, self.ranks)
+        if action == "rollback" and (first := self.roll_back(bad)) is not None:
             return first
-        self.monitor.say(f"step {done}: {why}; left out, its rows are in {folder / 'bad_steps.jsonl'}")
+        rows = self.config.run.folder / "bad_steps.jsonl"
+        self.monitor.say(f"step {bad.number}: {bad.reason}; left out, its rows are in {rows}")
         return self.skip_step(step)
 
-    def roll_back(self, done: int, why: str) -> int | None:
-        """Goes back to the last checkpoint; returns the number of steps done there, None without any. Collective."""
-        self.watchdog.beat(f"going back from step {done}", patience=3)
+    def roll_back(self, bad: BadStep) -> int | None:
+        """Restores the newest checkpoint; returns its number of steps, or None if there is none. Collective."""
+        self.watchdog.beat(f"going back from step {bad.number}", patience=3)
         path, skipped = self.checkpoints.newest()
         for line in skipped:
             self.monitor.say(line)
         if not (path := path or self.checkpoint):
             return None
         first = self.resume_from(path, read_state(path))
-        self.monitor.say(f"step {done}: {why}; back to step {first}, from where it is left out")
+        self.monitor.say(f"step {bad.number}: {bad.reason}; back to step {first}, from where it is left out")
         self.ranks.agree(lambda: self.monitor.go_back(first))
         if self.ledger:
             self.ledger = open_ledger(self.config.run.folder / "ledger", first, self.ranks)
@@ -285,55 +268,52 @@ class Run:
 
     def skip_step(self, step: Step) -> int:
         """Counts a step that is left out as done."""
-        self.events_done = False
-        self.cursor = step.cursor
+        self.cursor, self.events_done = step.cursor, False
         self.monitor.advance()
         return step.index + 1
 
     def is_finished(self, done: int) -> bool:
-        """Whether ``done`` steps are all."""
+        """Whether the run ends after ``done`` steps."""
         return done == self.num_steps or self.should_stop
 
+    def is_due(self, done: int, every: int) -> bool:
+        """Whether what is done ``every`` so many steps, and at the end, is due after ``done`` steps."""
+        return self.is_finished(done) or done % every == 0
+
     def run_due_events(self, done: int) -> None:
-        """Evaluation, probe and checkpoint where they are due after ``done`` steps. Collective."""
+        """Evaluates, probes and saves where that is due after ``done`` steps. Collective."""
         if self.events_done:
             return
         config = self.config
         try:
-            if (self.is_finished(done) or done % config.evaluation.every == 0) and self.evaluated.get("step") != done:
+            if self.is_due(done, config.evaluation.every) and self.evaluated.get("step") != done:
                 self.watchdog.beat(f"evaluation after step {done}", patience=3)
                 self.evaluate(done)
-            if self.prober and (self.is_finished(done) or done % config.probe.every == 0):
+            if self.prober and self.is_due(done, config.probe.every):
                 self.watchdog.beat(f"probe after step {done}", patience=3)
                 self.probe(done)
-        except Preempted:  # on all ranks: what is not done yet is done by the next start
+        except Preempted:  # on all ranks; the next start does the rest
             self.save_and_requeue(done)
         self.events_done = True
-        due = self.is_finished(done) or self.checkpoints.worth_keeping == done or done % config.checkpoint.every == 0
-        if done and due:
+        if done and (self.is_due(done, config.checkpoint.every) or self.checkpoints.worth_keeping == done):
             self.save(done, wait=self.is_finished(done))
         self.watchdog.beat(f"waiting for the data of step {done + 1}")
 
     def save_and_requeue(self, done: int) -> NoReturn:
-        """Saves what a later start goes on from. Collective.
+        """Saves a checkpoint for the next start and ends this process. Collective.
 
         Raises:
-            Preempted: Always.
+            Preempted: Always; its exit status asks Slurm to requeue the job.
         """
         if not done:
             raise Preempted("asked to stop before the first step; start the run again")
         self.save(done, wait=True)
-        seconds = max(self.ranks.gather(preemption.seconds_since()))
-        notice = self.config.checkpoint.notice_seconds
-        if seconds > notice:
-            self.monitor.say(
-                f"warning: {seconds:.0f} s from the signal to the checkpoint, of {notice:.0f} s that there may be "
-                "(checkpoint.notice_seconds): ask for the signal earlier, e.g. sbatch --signal=USR1@300"
-            )
+        if warning := self.checkpoints.late(max(self.ranks.gather(preemption.seconds_since()))):
+            self.monitor.say(warning)
         raise Preempted(f"asked to stop: step {done} of {self.num_steps} is saved; start the run again to go on")
 
     def evaluate(self, done: int) -> None:
-        """Held-out metrics and sample texts after ``done`` steps, written once all are there. Collective."""
+        """Computes held-out metrics and sample texts after ``done`` steps, then writes them. Collective."""
         metrics = self.heldout_metrics(done)
         texts = self.evaluator.samples(self.engine)
         self.evaluated = {"step": done, **metrics}
@@ -345,11 +325,11 @@ class Run:
         self.ranks.agree(write)
 
     def heldout_metrics(self, done: int) -> dict[str, float]:
-        """Metrics on held-out records by name, after ``done`` steps. Collective."""
+        """Metrics on held-out records after ``done`` steps. Collective."""
         return self.evaluator.run(self.engine)
 
     def probe(self, done: int) -> None:
-        """What a linear probe reads from held-out embeddings after ``done`` steps. Collective."""
+        """Scores a linear probe of held-out embeddings after ``done`` steps. Collective."""
         if self.prober is None:
             return
         metrics = self.prober.run(self.engine)
@@ -359,50 +339,38 @@ class Run:
         self.ranks.agree(lambda: self.monitor.log_probe(done, self.progress.label_tokens, metrics))
 
     def save(self, done: int, *, wait: bool) -> None:
-        """Writes a checkpoint, or begins to: steps from now on find out when all ranks have written it. Collective."""
+        """Begins to write a checkpoint. Collective.
+
+        Args:
+            done: Steps done.
+            wait: Return when it is committed; else a later step commits it, once all ranks have written their files.
+        """
         self.watchdog.beat(f"checkpoint of step {done}", patience=3)
         self.ranks.agree(lambda: self.corpus.check_unchanged() if self.ranks.is_main else None)
-        state = RunState(
-            step=done,
-            label_tokens=self.progress.label_tokens,
-            tokens=self.progress.tokens,
-            optimizer_step=optimizer_step(self.engine),
-            identity=identity(self.config),
-            data_fingerprint=self.corpus.fingerprint,
-            model=self.parts.hf_config.to_dict(),
-            dtype=str(self.parts.dtype).removeprefix("torch."),
-            extra=self.state_dict(),
-            cursor=asdict(self.cursor),
-        )
-        first_view = self.corpus.heldout.views(0)[0]
-        ids = [self.tokenizer.bos, *first_view.tokens][:32]
+        state = self.parts.run_state(done, optimizer_step(self.engine), self.cursor, self.progress, self.state_dict())
         self.complete_save()
-        self.checkpoints.begin(self.engine, state, canary(self.engine, ids, self.ranks.device))
-        self.saving = done
+        self.checkpoints.begin(self.engine, state, canary(self.engine, self.parts.canary_ids(), self.ranks.device))
+        self.saved_step = done
         if wait or not self.config.checkpoint.asynchronous:
             self.complete_save()
 
     def complete_save(self) -> None:
-        """Makes a checkpoint of what all ranks have written, or will have soon, if a save is in flight. Collective."""
+        """Waits for the save in flight, if there is one, and commits its checkpoint. Collective."""
         path = self.checkpoints.complete()
         if path is None:
             return
         self.checkpoint = path
-        seconds = {
-            "checkpoint/stall_seconds": self.checkpoints.stall_seconds,
-            "checkpoint/save_seconds": self.checkpoints.save_seconds,
-        }
-        self.ranks.agree(lambda: self.monitor.log(self.saving, seconds))
+        self.ranks.agree(lambda: self.monitor.log(self.saved_step, self.checkpoints.metrics()))
         self.monitor.flush()
         if warning := self.checkpoints.too_slow():
             self.monitor.say(warning)
 
     def finish(self) -> Path:
-        """Exports the checkpoint worth keeping, else the last, as a Hugging Face folder. Collective."""
+        """Exports the chosen checkpoint, else the last, as a Hugging Face folder. Collective."""
         out = self.config.run.folder / "export"
         kept = self.checkpoints.worth_keeping
         checkpoint = self.checkpoint if kept is None else self.checkpoints.path(kept)
-        assert checkpoint is not None  # the last step was saved, by this process or before its resumption
+        assert checkpoint is not None  # the last step was saved, by this process or an earlier start
 
         self.watchdog.beat("export", patience=3)
 
@@ -418,22 +386,15 @@ class Run:
         return out
 
     def state_dict(self) -> dict[str, object]:
-        """What a checkpoint stores besides, for the model card and for :meth:`load_state_dict`."""
-        splits = self.corpus.manifest["splits"]
-        paths = [Path(span.where).name for span in self.corpus.train.sources]
+        """What a checkpoint stores of the loop, for :meth:`resume_from` and the model card."""
         return {
-            "name": self.config.run.folder.name,
-            "parameters": self.parts.counts.total,
-            "bos": self.tokenizer.hf.bos_token,
             "evaluation": self.evaluated,
             "settled": self.events_done,
             "origin": self.origin,
             "bad_steps": self.bad_steps.state_dict(),
-            "lora_rows": self.parts.lora_rows,
-            "data": [f"sources: {', '.join(paths)}", f"{splits['train']['records']:,} training records of two views"],
         }
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
-    """Seed of a step's model dropout on a rank, so that a resumed run draws what the straight one drew."""
+    """Seed of model dropout in a step on a rank, so that a resumed run repeats an uninterrupted one."""
     return int.from_bytes(hashlib.sha256(f"{seed} step {step} rank {rank}".encode()).digest()[:8], "big") >> 1

@@ -20,7 +20,7 @@ from pretrain.preparation.prepare import prepare
 from pretrain.runtime.distributed import Ranks
 from pretrain.runtime.errors import DiptychError
 from pretrain.training.bad_steps import WINDOW, BadSteps
-from pretrain.training.diagnosis import RankReport, stop_bad_step
+from pretrain.training.diagnosis import BadStep, RankReport, stop_bad_step
 from tests.support.ranks import run_ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -36,7 +36,7 @@ def bad_steps(folder: Path, **config: Any) -> BadSteps:
 
 
 def record(steps: BadSteps, index: int, reason: str = "the loss is not finite", loss: float = math.nan) -> str:
-    return steps.record(index, reason, loss=loss, learning_rate=1e-3, reports=REPORTS, ranks=ALONE)
+    return steps.decide(BadStep(index + 1, reason, loss, 1e-3, 1.5, REPORTS), ALONE)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ def test_more_steps_than_allowed_are_not_left_out(tmp_path: Path) -> None:
     later = bad_steps(tmp_path, max_bad_steps=3)  # raised by the user: the step that stopped the run is tried again
     later.load_state_dict({}, ALONE)
     assert sorted(later.left_out) == [3, 5]
-    assert later.policy == "skip"
+    assert later.next_action == "skip"
 
 
 def test_what_cannot_be_written_down_is_not_left_out(tmp_path: Path) -> None:
@@ -145,9 +145,8 @@ def test_what_cannot_be_written_down_is_not_left_out(tmp_path: Path) -> None:
 
 def test_stopping_names_the_rank_and_the_remedy(tmp_path: Path) -> None:
     def stop(reason: str, reports: list[RankReport], left_out: int = 0) -> str:
-        facts = {"step": 5, "learning_rate": 0.001, "last_grad_norm": 1.5, "folder": tmp_path, "ranks": ALONE}
         with pytest.raises(DiptychError) as caught:
-            stop_bad_step(reason, reports, left_out=left_out, **facts)  # type: ignore[arg-type]
+            stop_bad_step(BadStep(5, reason, math.nan, 0.001, 1.5, reports), left_out, tmp_path, ALONE)
         return str(caught.value)
 
     message = stop("the loss is not finite", REPORTS)
