@@ -1,14 +1,14 @@
-"""Whether the ranks still hold alike what all of them should hold alike.
+"""Whether copies that should be equal on all ranks still are.
 
-Compared are a hash of every parameter that lies whole on each rank, and of every buffer. What that can see:
+Hashes of every buffer and of every parameter that each rank holds whole are compared. What that can detect:
 
 - ZeRO 0: everything. Each rank updates its own copy, so a flipped bit, or a reduction that gave the ranks different
   sums, stays and grows.
 - ZeRO 1 and 2: every step replaces the copies by what the owning rank has computed. A copy that differs was corrupted
-  since, or in that transfer. Parameters that are frozen are never replaced and are seen as under ZeRO 0.
+  since then, or in that transfer. Frozen parameters are never replaced; for them it is as under ZeRO 0.
 - ZeRO 3: only parameters that DeepSpeed keeps gathered on all ranks (small ones: biases, norms), as under ZeRO 1.
 
-A part of the optimizer's state that only one rank holds is corrupted unseen: there is nothing to compare it with.
+Corruption of optimizer state that only one rank holds is not detected: there is nothing to compare it with.
 """
 
 import hashlib
@@ -46,12 +46,12 @@ def compare_ranks(engine: Any, ranks: Ranks) -> None:
     if len({total for total, _ in totals}) == 1:
         return
     of_ranks = ranks.gather(dict(zip(names, values, strict=True)))
-    for name in {name: None for own in of_ranks for name in own}:
-        found = [own.get(name) for own in of_ranks]
-        if len(set(found)) > 1:
-            usual, count = Counter(found).most_common(1)[0]
+    for name in {name: None for hashes_of_rank in of_ranks for name in hashes_of_rank}:
+        on_ranks = [hashes_of_rank.get(name) for hashes_of_rank in of_ranks]
+        if len(set(on_ranks)) > 1:
+            usual, count = Counter(on_ranks).most_common(1)[0]
             majority = count > ranks.world_size / 2
-            odd = [rank for rank, value in enumerate(found) if value != usual or not majority]
+            odd = [rank for rank, value in enumerate(on_ranks) if value != usual or not majority]
             who = ", ".join(f"rank {rank} on {totals[rank][1]}" for rank in odd)
             than = "the other ranks" if majority else "each other"
             raise DiptychError(
@@ -63,20 +63,20 @@ def compare_ranks(engine: Any, ranks: Ranks) -> None:
 def hash_bits(tensor: Tensor) -> Tensor:
     """A hash of a tensor's bits, 64 bits as a 0-d int64 tensor on its device; the same on every kind of device.
 
-    A sum of the elements' bits times odd numbers that depend on their place, modulo 2**64: one wrong element always
-    changes it. Memory: a few times 32 MB, whatever the tensor's size.
+    The sum of the elements' bits times odd numbers that depend on their position, modulo 2**64: one wrong element
+    always changes it. Memory: a few times 32 MB for any size of the tensor.
     """
     bits = tensor.detach().contiguous().view(-1).view(_INTEGERS[tensor.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=bits.device)
     for number, chunk in enumerate(torch.split(bits, _CHUNK)):
-        place = torch.arange(len(chunk), device=bits.device) + number * _CHUNK
-        place = (place * -7046029254386353131) ^ (place >> 7)  # spreads neighbours over all bits
-        total += (chunk.long() * (2 * place + 1)).sum()
+        position = torch.arange(len(chunk), device=bits.device) + number * _CHUNK
+        position = (position * -7046029254386353131) ^ (position >> 7)  # spreads neighbours over all bits
+        total += (chunk.long() * (2 * position + 1)).sum()
     return total
 
 
 def _alike(engine: Any) -> Iterator[tuple[str, Tensor]]:
-    """What should be alike, by name."""
+    """Tensors that should be equal on all ranks, by name."""
     for name, parameter in engine.module.named_parameters():
         if is_replicated(parameter):
             yield name.removeprefix("lm."), parameter

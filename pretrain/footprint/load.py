@@ -1,4 +1,4 @@
-"""What one rank is to hold and to compute."""
+"""The load of one rank: what its memory and computation follow from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pretrain.model.build import ParameterCounts
 from pretrain.model.initialization import meta_model
 from pretrain.model.lora import add_lora
 
-# The planner's search for what fits asks for the same again and again.
+# The planner tries many settings with the same trace.
 _TRACES: dict[tuple[str, TraceRequest], Trace] = {}
 
 
@@ -25,11 +25,11 @@ class Sizes:
     """Numbers of parameters that decide what ZeRO holds at once.
 
     Attributes:
-        largest_unit: Most parameters that ZeRO-3 gathers at once: a block, or what another module has itself.
+        largest_unit: Most parameters that ZeRO-3 gathers at once: a block, or the direct parameters of a module.
         largest_parameter: The largest trained parameter.
-        weights: Of each weight.
-        shape: What ZeRO-3's buffers follow from.
-        hidden: All in trained matrices that Muon trains, were it asked to.
+        weights: Parameters of each weight.
+        shape: Sizes that ZeRO-3's buffers follow from.
+        hidden: Parameters in the matrices that Muon would train.
     """
 
     largest_unit: int
@@ -44,12 +44,12 @@ class Load:
     """Everything about one rank that decides its memory.
 
     Attributes:
-        config: The run's.
-        hf_config: The model's.
-        counts: Its parameters.
-        sizes: Of what is partitioned and gathered.
-        world_size: Ranks.
-        on_cpu: They compute on the CPU.
+        config: The run's settings.
+        hf_config: The model's Hugging Face config.
+        counts: Numbers of parameters.
+        sizes: Numbers of parameters that ZeRO partitions and gathers.
+        world_size: Number of ranks.
+        on_cpu: Whether they compute on the CPU.
         accumulation: Micro-batches of a rank in a step.
         zero: DeepSpeed's settings of ZeRO.
         request: The micro-batch.
@@ -83,7 +83,7 @@ class Load:
 
     @cached_property
     def trace(self) -> Trace:
-        """What a micro-batch keeps, computes and moves; made when it is first asked for.
+        """The trace of a micro-batch, made when it is first used.
 
         Raises:
             DiptychError: The model cannot run on the meta device.
@@ -98,8 +98,8 @@ def measure_sizes(hf_config: Any, lora: LoraConfig, ids: Sequence[int]) -> Sizes
     """Counts the parameters of a model that is not built.
 
     Args:
-        hf_config: The model's.
-        lora: How it is trained.
+        hf_config: The model's Hugging Face config.
+        lora: LoRA settings; rank 0 trains the whole model.
         ids: Ids of the tokens whose rows LoRA trains.
     """
     twin = meta_model(hf_config)
@@ -108,12 +108,12 @@ def measure_sizes(hf_config: Any, lora: LoraConfig, ids: Sequence[int]) -> Sizes
     apart = {id(module.weight) for module in twin.modules() if isinstance(module, nn.Embedding)}
     apart |= {id(parameter) for parameter in twin.get_output_embeddings().parameters()}
     trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-    found = shape(twin)
-    own = max(sum(parameter.numel() for parameter in module.parameters(recurse=False)) for module in twin.modules())
+    model_shape = shape(twin)
+    direct = max(sum(parameter.numel() for parameter in module.parameters(recurse=False)) for module in twin.modules())
     return Sizes(
-        largest_unit=max(own if lora.rank else found.block, own),
+        largest_unit=max(direct if lora.rank else model_shape.block, direct),
         largest_parameter=max(parameter.numel() for parameter in trained),
         weights=tuple(parameter.numel() for parameter in twin.parameters()),
-        shape=found,
+        shape=model_shape,
         hidden=sum(parameter.numel() for parameter in trained if parameter.ndim > 1 and id(parameter) not in apart),
     )

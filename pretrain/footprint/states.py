@@ -1,4 +1,4 @@
-"""Bytes of one rank by part, at each moment of a step; where DeepSpeed 0.19.8 keeps what was read in its source.
+"""Bytes of one rank by part, at each moment of a step, according to the source of DeepSpeed 0.19.8.
 
 =========== ============ ============ ==================== ========================= ========================
 stage       weights      masters      gradients, always    gradients of a pass       while they are reduced
@@ -26,7 +26,7 @@ COMPILED_KEPT = 0.7
 
 
 def model_states(load: Load) -> tuple[Parts, Parts]:
-    """Bytes of one rank that are there at every moment, on its device and in host memory, by part."""
+    """Bytes of one rank that are allocated at every moment, on its device and in host memory, by part."""
     config, counts, world = load.config, load.counts, load.world_size
     stage, size = config.deepspeed.zero_stage, load.dtype.itemsize
     low, offload = size < 4, config.deepspeed.offload_optimizer
@@ -54,7 +54,7 @@ def model_states(load: Load) -> tuple[Parts, Parts]:
     if stage == 3:
         device["small weights, whole"] = size * load.small
         bucket = load.zero.reduce_bucket_size
-        # It is there from the start; on the CPU only what is written to becomes memory.
+        # It is allocated from the start; on the CPU only the pages written to take memory.
         device["reduce bucket"] = size * (min(bucket, trained) if load.on_cpu else bucket)
     return device, host
 
@@ -65,39 +65,39 @@ def moments(load: Load) -> dict[str, Parts]:
     Raises:
         DiptychError: The model cannot run on the meta device.
     """
-    config, counts, found = load.config, load.counts, load.trace
+    config, counts, trace = load.config, load.counts, load.trace
     stage, size, world = config.deepspeed.zero_stage, load.dtype.itemsize, load.world_size
     bucket = min(counts.trained, load.zero.reduce_bucket_size) * size
     gathered = _gathered(load)
     # Recomputed blocks keep their input alone, however they are compiled; what they recompute is less.
-    kept = found.kept * (COMPILED_KEPT if load.compiled and not load.request.checkpointing else 1)
-    block = found.block * (COMPILED_KEPT if load.compiled else 1)
+    kept = trace.kept * (COMPILED_KEPT if load.compiled and not load.request.checkpointing else 1)
+    block = trace.block * (COMPILED_KEPT if load.compiled else 1)
     reducing: Parts = {}
     if stage >= 2 or (stage == 1 and size == 4):
         reducing["reduction"] = bucket * (2 if stage < 3 else 1)
     averaging = reducing or {"reduction": bucket}  # the others reduce after the last backward pass of a step
-    own = {0: size * counts.trained, 1: size * counts.trained, 2: 4 * -(-counts.trained // world), 3: 0}[stage]
+    gradients = {0: size * counts.trained, 1: size * counts.trained, 2: 4 * -(-counts.trained // world), 3: 0}[stage]
     if stage == 2 and config.deepspeed.offload_optimizer:
-        own = 0
-    # Of the first pass of a step there are only the head's when the blocks' backward passes begin.
-    begun = own if stage == 2 or load.accumulation > 1 else min(own, size * counts.head)
-    before = own if load.accumulation > 1 else 0
+        gradients = 0
+    # In the first pass of a step only the head's gradients exist when the blocks' backward passes begin.
+    begun = gradients if stage == 2 or load.accumulation > 1 else min(gradients, size * counts.head)
+    before = gradients if load.accumulation > 1 else 0
     stepped = -(-counts.trained // world) if stage else counts.trained
     if stage == 3:
         stepped = min(stepped, load.zero.sub_group_size)
-    # AdamW makes one tensor of the size of what it steps at once, on the CPU two; some stages copy the gradient before.
+    # AdamW allocates one tensor of the size that it steps at once, on the CPU two; some stages copy the gradient first.
     copied = 4 * stepped * (stage == 3 or (stage == 2 and size == 4) or (stage == 0 and size < 4))
     if load.on_cpu:
         stepped = 2 * (stepped if stage else load.sizes.largest_parameter)
     step = 0 if config.deepspeed.offload_optimizer else copied + 4 * stepped
     saving = 4 * load.sizes.largest_parameter if stage else 0
-    passed = {"gradients of the pass": own}
+    passed = {"gradients of the pass": gradients}
     return {
         "LM head": {
             **gathered,
             "gradients of the pass": before,
             "activations": int(kept),
-            "LM head": found.head,
+            "LM head": trace.head,
             **reducing,
         },
         "blocks": {
@@ -106,7 +106,7 @@ def moments(load: Load) -> dict[str, Parts]:
             "activations": int(kept + block),
             **reducing,
         },
-        "embedding": {**gathered, **passed, "activations": found.embedding, **averaging},
+        "embedding": {**gathered, **passed, "activations": trace.embedding, **averaging},
         "optimizer step": {**passed, "optimizer step": step},
         "checkpoint": {"checkpoint": saving},
     }
@@ -115,9 +115,9 @@ def moments(load: Load) -> dict[str, Parts]:
 def _gathered(load: Load) -> Parts:
     """Whole weights that ZeRO-3 holds while it computes, at most.
 
-    A weight stays where it is used again within ``max_reuse_distance`` parameters: around the end of the forward pass
-    those of the last half of it, which come back in the backward pass. Besides, there are the module that computes and
-    those that are fetched ahead, once as they arrive in one buffer and once in their shape.
+    A weight stays gathered if it is used again within ``max_reuse_distance`` parameters: at the end of the forward pass
+    those in the last half of that distance, which the backward pass uses again. In addition there are the module that
+    computes and the modules fetched ahead, once in the buffer that they arrive in and once in their shape.
     """
     if load.config.deepspeed.zero_stage < 3:
         return {}

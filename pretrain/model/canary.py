@@ -1,4 +1,4 @@
-"""What a model computes for one short text, to compare it with later: the canary of a checkpoint or of a base model."""
+"""The canary of a checkpoint or base model: logits and loss for one short text, to compare with later."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ _BASE_TOKENS = 32
 
 
 def canary(engine: Any, ids: Sequence[int], device: torch.device, positions: int = _POSITIONS) -> dict[str, Tensor]:
-    """What an engine gives for a text. Collective under ZeRO-3.
+    """Logits and loss of an engine for a text. Collective under ZeRO-3.
 
     Returns:
         The token ids, shape [1, length]; the logits at the last positions, [1, positions, vocabulary]; and the mean
@@ -35,13 +35,13 @@ def canary(engine: Any, ids: Sequence[int], device: torch.device, positions: int
 
 
 def check_canary(engine: Any, stored: Mapping[str, Tensor], dtype: str, device: torch.device) -> None:
-    """Checks that a restored engine gives what was stored with its checkpoint. Collective under ZeRO-3.
+    """Checks that a restored engine computes the logits and loss in its checkpoint. Collective under ZeRO-3.
 
     Raises:
-        DiptychError: It does not; the limit leaves room for other kernels and numbers of ranks.
+        DiptychError: They differ by more than other kernels or numbers of ranks explain.
     """
-    found = canary(engine, stored["ids"][0].tolist(), device, stored["logits"].shape[1])
-    _, other, how = compare(found, stored, TOLERANCE[dtype])
+    restored = canary(engine, stored["ids"][0].tolist(), device, stored["logits"].shape[1])
+    _, other, how = compare(restored, stored, TOLERANCE[dtype])
     if other:
         raise DiptychError(
             f"the restored model gives other {other} than when the checkpoint was written ({how}): were the weights at "
@@ -50,7 +50,7 @@ def check_canary(engine: Any, stored: Mapping[str, Tensor], dtype: str, device: 
 
 
 def base_canary(lm: Any) -> dict[str, Tensor]:
-    """What a base model gives, as transformers opened it: whole, in float32 on the CPU, in evaluation mode."""
+    """The canary of a base model as transformers opened it: whole, in float32 on the CPU, in evaluation mode."""
     rows = lm.get_input_embeddings().weight.shape[0]
     length = min(_BASE_TOKENS, context_length(lm) or _BASE_TOKENS)
     ids = [(7 + 31 * number) % rows for number in range(length)]  # 31: neighbours differ
@@ -67,13 +67,13 @@ def check_base(engine: Any, base: Mapping[str, Tensor], dtype: str, device: torc
         device: Of the engine.
 
     Raises:
-        DiptychError: It computes something else: part of the base was lost on the way.
+        DiptychError: They differ, so a part of the base model was lost.
     """
     engine.eval()
     logits = _logits(engine.module.lm, base["ids"][0].tolist(), device)
     engine.train()
-    found = measure(logits[..., : base["logits"].shape[-1]], base["ids"], base["logits"].shape[1])
-    _, other, how = compare(found, base, BASE_TOLERANCE[dtype])
+    measured = measure(logits[..., : base["logits"].shape[-1]], base["ids"], base["logits"].shape[1])
+    _, other, how = compare(measured, base, BASE_TOLERANCE[dtype])
     if other:
         raise DiptychError(
             f"model.path: the model gives other {other} here than transformers computes from the same folder ({how}), "
@@ -88,13 +88,13 @@ def measure(logits: Tensor, ids: Tensor, positions: int) -> dict[str, Tensor]:
     return {"ids": ids, "logits": logits[:, -positions:].clone(), "loss": losses.sum() / max(1, len(losses))}
 
 
-def compare(found: Mapping[str, Tensor], stored: Mapping[str, Tensor], limit: float) -> tuple[float, str, str]:
-    """The relative difference of logits; what differs too much, else nothing; and by how much."""
+def compare(measured: Mapping[str, Tensor], stored: Mapping[str, Tensor], limit: float) -> tuple[float, str, str]:
+    """Relative difference of logits; ``logits``, ``losses`` or empty for what differs too much; and the figures."""
     was = torch.linalg.vector_norm(stored["logits"])
-    difference = float(torch.linalg.vector_norm(found["logits"] - stored["logits"]) / was)
+    difference = float(torch.linalg.vector_norm(measured["logits"] - stored["logits"]) / was)
     if not difference <= limit:
         return difference, "logits", f"{difference:.1e} relative, limit {limit:.0e}"
-    loss, stored_loss = float(found["loss"]), float(stored.get("loss", found["loss"]))  # older ones have no loss
+    loss, stored_loss = float(measured["loss"]), float(stored.get("loss", measured["loss"]))  # old ones have none
     same = abs(loss - stored_loss) <= limit * max(1.0, stored_loss)
     return difference, "" if same else "losses", f"{loss:.6f}, not {stored_loss:.6f}, limit {limit:.0e}"
 

@@ -43,16 +43,18 @@ def load_existing(model: Any, path: str, *, trust_remote_code: bool = False) -> 
     base: dict[str, Tensor] = {}
     if reads:
         try:
-            found, absent = _open(path, trust_remote_code)
-            values = {name: parameter.detach() for name, parameter in found.named_parameters() if name not in absent}
-            fixed = persistent_buffers(found)  # one that the files lack has the value that transformers gives it
+            base_model, absent = _open(path, trust_remote_code)
+            values = {
+                name: parameter.detach() for name, parameter in base_model.named_parameters() if name not in absent
+            }
+            fixed = persistent_buffers(base_model)  # one that the files lack has the value that transformers gives it
             problem = (
                 _mismatch(parameters, values)
                 or _buffer_mismatch(buffers, fixed)
-                or (layout_problem(found) if has_own_code(found.config) else None)
+                or (layout_problem(base_model) if has_own_code(base_model.config) else None)
             )
-            base = {} if problem else base_canary(found)
-            del found  # so that each value goes when it is copied
+            base = {} if problem else base_canary(base_model)
+            del base_model  # so that each value is freed once it is copied
         except Exception as error:  # transformers, safetensors and the hub raise all kinds
             problem = f"cannot be read and run: {' '.join(str(error).split())[:300]}"
     if partitioned and dist.is_initialized() and dist.get_world_size() > 1:
@@ -80,27 +82,27 @@ def _open(path: str, trust_remote_code: bool) -> tuple[Any, set[str]]:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    found, report = AutoModelForCausalLM.from_pretrained(
+    base_model, report = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=torch.float32,
         use_safetensors=None if trust_remote_code else True,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
     )
-    return found, set(report["missing_keys"])
+    return base_model, set(report["missing_keys"])
 
 
 def _buffer_mismatch(buffers: dict[str, Tensor], values: dict[str, Tensor]) -> str | None:
-    """What keeps the values from being those of the buffers."""
+    """Why values do not fit the buffers, or None."""
     for name in sorted(buffers.keys() | values.keys()):
-        ours, theirs = (list(found[name].shape) if name in found else None for found in (buffers, values))
+        ours, theirs = (list(tensors[name].shape) if name in tensors else None for tensors in (buffers, values))
         if ours != theirs:
             return f"{name} has shape {theirs}, the model needs {ours}"
     return None
 
 
 def _mismatch(parameters: dict[str, Any], values: dict[str, Tensor]) -> str | None:
-    """What keeps the values from being those of the parameters."""
+    """Why values do not fit the parameters, or None."""
     if missing := sorted(parameters.keys() - values.keys()):
         return f"has no {missing[0]} ({len(missing)} of {len(parameters)} weights are missing)"
     for name, parameter in parameters.items():

@@ -1,7 +1,7 @@
-"""What a model's state dict holds besides trained parameters: persistent buffers, and parameters of a frozen kind.
+"""State that training does not change: persistent buffers, and parameters that the model type itself freezes.
 
-Some mixtures of experts keep the biases of their routers there. The optimizer knows nothing of them, but the model
-computes with them, so they belong into every checkpoint and every export.
+Some mixtures of experts keep the biases of their routers there. The optimizer does not hold them, but the model
+computes with them, so they are stored in every checkpoint and export.
 """
 
 from collections.abc import Callable
@@ -28,17 +28,17 @@ def fixed_state(lm: Any) -> dict[str, Tensor]:
     """Persistent buffers, and parameters that the model type itself freezes, by name."""
     fixed = persistent_buffers(lm)
     if any(isinstance(module, EmbeddingWithRows) for module in lm.modules()):
-        return fixed  # what LoRA freezes is found again at model.path
+        return fixed  # what LoRA freezes is loaded from model.path again
     return fixed | {name: parameter for name, parameter in lm.named_parameters() if not parameter.requires_grad}
 
 
 def gather_fixed_state(lm: Any) -> dict[str, Tensor]:
     """Copies the fixed state to the CPU, each tensor in its own type. Collective under ZeRO-3."""
-    found = {}
+    gathered = {}
     for name, tensor in fixed_state(lm).items():
         with whole(tensor):
-            found[name] = tensor.detach().to("cpu", copy=True)
-    return found
+            gathered[name] = tensor.detach().to("cpu", copy=True)
+    return gathered
 
 
 def set_fixed_state(lm: Any, read: Callable[[str], Tensor]) -> None:

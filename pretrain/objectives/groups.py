@@ -34,11 +34,11 @@ class PairGroups:
 
         Returns:
             Targets of all ranks, shape [C, width]; whether pair p and target c share a group, shape [P, C]; the
-            number of each pair's own target, shape [P].
+            number of each pair's target among them, shape [P].
         """
-        own = torch.arange(len(target), device=target.device)
+        number = torch.arange(len(target), device=target.device)
         if self.world_size == 1:
-            return target, self.groups[:, None] == self.groups[None, :], own
+            return target, self.groups[:, None] == self.groups[None, :], number
         missing = self.capacity - len(target)
         padded = torch.cat([target, target.new_zeros(missing, target.shape[1])])
         groups = torch.cat([self.groups, self.groups.new_full((missing,), -1)])
@@ -47,11 +47,11 @@ class PairGroups:
         targets: Tensor = _AllGather.apply(  # type: ignore[no-untyped-call]
             padded, self.world_size, self.rank
         )
-        return targets, self.groups[:, None] == torch.cat(all_groups)[None, :], own + self.rank * self.capacity
+        return targets, self.groups[:, None] == torch.cat(all_groups)[None, :], number + self.rank * self.capacity
 
 
 class _AllGather(torch.autograd.Function):
-    """Concatenates the ranks' tensors; the gradient is the sum of what every rank asks of this rank's part."""
+    """Concatenates the ranks' tensors; the gradient of this rank's part is summed over all ranks."""
 
     @staticmethod
     def forward(context: Any, local: Tensor, world_size: int, rank: int) -> Tensor:

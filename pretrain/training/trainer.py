@@ -317,12 +317,8 @@ class Run:
         metrics = self.heldout_metrics(done)
         texts = self.evaluator.samples(self.engine)
         self.evaluated = {"step": done, **metrics}
-
-        def write() -> None:
-            self.monitor.log(done, metrics)
-            self.monitor.samples(done, texts)
-
-        self.ranks.agree(write)
+        self.ranks.agree(lambda: self.monitor.log(done, metrics))
+        self.ranks.agree(lambda: self.monitor.samples(done, texts))
 
     def heldout_metrics(self, done: int) -> dict[str, float]:
         """Metrics on held-out records after ``done`` steps. Collective."""
@@ -371,15 +367,12 @@ class Run:
         kept = self.checkpoints.worth_keeping
         checkpoint = self.checkpoint if kept is None else self.checkpoints.path(kept)
         assert checkpoint is not None  # the last step was saved, by this process or an earlier start
-
+        tokenizer, is_main = self.config.run.folder / "tokenizer", self.ranks.is_main
         self.watchdog.beat("export", patience=3)
-
-        def write() -> None:
-            if self.ranks.is_main and not out.exists():
-                export(checkpoint, self.config.run.folder / "tokenizer", out)
-
         try:
-            self.ranks.agree(write, long=self.ranks.is_main)
+            self.ranks.agree(
+                lambda: export(checkpoint, tokenizer, out) if is_main and not out.exists() else None, long=is_main
+            )
         except Preempted:
             raise Preempted("asked to stop during the export; start the run again to export") from None
         self.monitor.say(f"model: {out} (open it with AutoModelForCausalLM.from_pretrained)")
