@@ -8,6 +8,7 @@ import torch
 
 from pretrain.config.sections import ObjectiveConfig
 from pretrain.data.branches import Branches, View
+from pretrain.model.blocks import compile_blocks
 from pretrain.model.network import BranchNetwork, check_attention
 from pretrain.objectives.mixed import MixedObjective
 from pretrain.runtime.errors import DiptychError
@@ -29,13 +30,17 @@ def rows(seed: int) -> list[list[tuple[View, View]]]:
     return [[(view(), view()) for _ in range(count)] for count in (5, 2, 0)]
 
 
-def run(attention: str, layout: Any, dtype: torch.dtype) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
+def run(
+    attention: str, layout: Any, dtype: torch.dtype, *, compiled: bool = False
+) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
     device = torch.device("cuda")
     try:
         check_attention({"flex_attention": "flex"}.get(attention, attention), device)
     except DiptychError as error:
         pytest.skip(str(error))
-    lm = tiny_llama(attention, head_dim=16).to(device, dtype)
+    lm = tiny_llama(attention, head_dim=16).to(device, dtype).train()
+    if compiled:
+        compile_blocks(lm)
     branches = Branches(layout, eos=EOS, bos=BOS, predictors=PREDICTORS[:2])
     batch = batch_of(branches, rows(0), 384).to(device)
     lm_sum, states, _ = BranchNetwork(lm)(batch)
@@ -47,12 +52,13 @@ def run(attention: str, layout: Any, dtype: torch.dtype) -> tuple[float, torch.T
 
 
 @pytest.mark.parametrize("layout", ["conditional", "independent"])
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.bfloat16, 5e-2)])
 def test_flex_and_sdpa_give_the_same_loss_states_and_gradients(
-    layout: Any, dtype: torch.dtype, tolerance: float
+    layout: Any, dtype: torch.dtype, tolerance: float, compiled: bool
 ) -> None:
     """Relative to the size of each tensor; float32 leaves room for TF32 products inside the kernel."""
-    loss, states, gradients = run("flex_attention", layout, dtype)
+    loss, states, gradients = run("flex_attention", layout, dtype, compiled=compiled)
     expected_loss, expected_states, expected_gradients = run("sdpa", layout, dtype)
     assert loss == pytest.approx(expected_loss, rel=tolerance)
     pairs = {"states": (states, expected_states)}
