@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn import functional
 
-from pretrain.model.blocks import Shape, blocks, compile_problem, shape
+from pretrain.data.branches import Branches, View
+from pretrain.model.blocks import Shape, blocks, compile_blocks, compile_problem, shape
 from pretrain.model.head_loss import LossHead
+from pretrain.model.network import BranchNetwork
 from pretrain.runtime.errors import DiptychError
-from tests.support.tiny import tiny_llama
+from tests.support.tiny import BOS, EOS, PREDICTORS, batch_of, tiny_llama
 
 
 @pytest.mark.parametrize("cap", [None, 5.0])
@@ -68,3 +71,29 @@ def test_why_blocks_are_not_compiled() -> None:
     assert "no blocks that are known" in str(compile_problem("auto", lm, cuda))
     with pytest.raises(DiptychError, match=r"model\.compile: 'llama' has no blocks"):
         compile_problem(True, lm, cuda)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_compute_what_they_did_and_share_their_code() -> None:
+    lm = tiny_llama().train()
+    pairs = [(View([5, 6, 7, number]), View([8, number, 9])) for number in range(10, 15)]
+    batch = batch_of(Branches("independent", eos=EOS, bos=BOS, predictors=PREDICTORS[:1]), [pairs], 96)
+
+    def step() -> tuple[float, list[torch.Tensor]]:
+        loss, states, _ = BranchNetwork(lm)(batch)
+        gradients = torch.autograd.grad(loss + states.square().sum(), list(lm.parameters()))
+        return float(loss.detach()), list(gradients)
+
+    expected_loss, expected = step()
+    torch._dynamo.reset()
+    counters["stats"].clear()
+    compile_blocks(lm)
+    loss, gradients = step()
+    assert counters["stats"]["unique_graphs"] == 1 and len(blocks(lm)) > 1
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert float(torch.linalg.vector_norm(ours - theirs)) <= 1e-5 * float(torch.linalg.vector_norm(theirs))
+    lm.eval()
+    with torch.no_grad():
+        BranchNetwork(lm)(batch)
+    assert counters["stats"]["unique_graphs"] == 1  # evaluation is not compiled
