@@ -92,7 +92,7 @@ def test_compiled_blocks_compute_what_they_did_and_share_their_code() -> None:
     assert counters["stats"]["unique_graphs"] == 1 and len(blocks(lm)) > 1
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     for ours, theirs in zip(gradients, expected, strict=True):
-        assert float(torch.linalg.vector_norm(ours - theirs)) <= 1e-5 * float(torch.linalg.vector_norm(theirs))
+        assert float(torch.linalg.vector_norm(ours - theirs)) <= 1e-4 * float(torch.linalg.vector_norm(theirs))
     lm.eval()
     with torch.no_grad():
         BranchNetwork(lm)(batch)
