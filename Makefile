@@ -19,7 +19,7 @@ DEMO := packing.reserve_branches=true probe.every=40
 
 # Tests run in so many processes, a file in one of them; by default one for each core, of which a rank uses one.
 WORKERS ?= logical
-PYTEST := -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+PYTEST := -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo check test test-newest lint lm-eval constraints
 

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -17,15 +18,24 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes run tests: a file is run by one of them, the cluster's files by one; long files first."""
+    """Where several processes run tests, long files come first."""
     if not hasattr(config, "workerinput"):
         return
-    cluster = {item.path: item.get_closest_marker("cluster") is not None for item in items}
+    cluster = {item.path for item in items if item.get_closest_marker("cluster")}
     ranks = {item.path for item in items if item.get_closest_marker("ranks")}
-    items.sort(key=lambda item: (not cluster[item.path], item.path not in ranks))
-    for item in items:
-        name = "cluster" if cluster[item.path] else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: (item.path not in cluster, item.path not in ranks))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file is run by one process, and the cluster's files by the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "cluster" if nodeid.startswith("tests/cluster/") else super()._split_scope(nodeid)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

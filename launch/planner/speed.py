@@ -136,7 +136,8 @@ def _computation(job: Job) -> dict[str, float]:
     flex = job.visible_per_token + FLEX_OVERHEAD
     seen = {"flex": flex, "sdpa": job.config.packing.row_length, "eager": 0}[job.request.attention]
     width = config.num_attention_heads * fmean(head_widths(config))
-    recomputed = 4 / 3 if job.config.model.activation_checkpointing else 1
+    every = job.request.checkpointing
+    recomputed = 1 + 1 / (3 * every) if every else 1
     pairs = 12 * config.num_hidden_layers * width * positions * seen * recomputed
     fused = COMPILED_MOVED if job.compiled else 1.0
     once = {

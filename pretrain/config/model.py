@@ -1,6 +1,6 @@
 """The settings of the tokenizer and of the model."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -88,9 +88,10 @@ class ModelConfig(BaseModel):
         description="Attention kernel. auto: flex on CUDA where the model has it, else sdpa, else eager (Gemma 2).",
         json_schema_extra={"free_on_resume": True},
     )
-    activation_checkpointing: bool = Field(
+    activation_checkpointing: bool | Annotated[int, Field(ge=2)] = Field(
         False,
-        description="Recompute each block in the backward pass (non-reentrant): less memory, more time.",
+        description="Recompute blocks in the backward pass (non-reentrant): less memory, more time. true: each block; "
+        "n: every n-th.",
         json_schema_extra={"free_on_resume": True},
     )
     compile: Literal["auto"] | bool = Field(

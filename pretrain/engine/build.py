@@ -19,7 +19,7 @@ from pretrain.engine.config import deepspeed_config
 from pretrain.engine.gradients import refused_after_muon
 from pretrain.engine.learning_rate import learning_rate_factor
 from pretrain.engine.state import start_state
-from pretrain.model.blocks import blocks, compile_blocks, compile_problem, shape
+from pretrain.model.blocks import blocks, compile_blocks, compile_problem, recompute_blocks, shape
 from pretrain.model.build import build_model, choose_attention, hf_config
 from pretrain.model.canary import check_base
 from pretrain.model.existing_weights import load_existing
@@ -92,8 +92,7 @@ def build_engine(config: Config, model_config: Any, schedule: Schedule, ranks: R
     if config.model.lora.rank:
         add_lora(lm, config.model.lora, ids=rows, seed=config.run.seed)
     if config.model.activation_checkpointing:
-        # Reentrant checkpointing breaks ZeRO-3's gradient buckets (DeepSpeed issue 5321), so it is not on offer.
-        lm.activation_checkpointing_enable({"use_reentrant": False})
+        recompute_blocks(lm, int(config.model.activation_checkpointing))
     network = BranchNetwork(lm, config.train.loss_chunk_tokens)
     if zero3 is None:
         network.to(ranks.device)

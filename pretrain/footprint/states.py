@@ -70,7 +70,7 @@ def moments(load: Load) -> dict[str, Parts]:
     bucket = min(counts.trained, load.zero.reduce_bucket_size) * size
     gathered = _gathered(load)
     # Recomputed blocks keep their input alone, however they are compiled; what they recompute is less.
-    kept = trace.kept * (COMPILED_KEPT if load.compiled and not load.request.checkpointing else 1)
+    kept = trace.kept * (COMPILED_KEPT if load.compiled and load.request.checkpointing != 1 else 1)
     block = trace.block * (COMPILED_KEPT if load.compiled else 1)
     reducing: Parts = {}
     if stage >= 2 or (stage == 1 and size == 4):

@@ -5,9 +5,10 @@ of them. No tensor has values, so a model of any size is traced in seconds and i
 """
 
 import copy
+import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from pretrain.config.model import LoraConfig
 from pretrain.data.batch import Batch
 from pretrain.footprint.kernels import without_arithmetic
+from pretrain.model.blocks import recompute_blocks
 from pretrain.model.initialization import causal_lm
 from pretrain.model.lora import add_lora
 from pretrain.model.network import BranchNetwork
@@ -39,7 +41,7 @@ class TraceRequest:
         labels: Label tokens of the micro-batch.
         loss_chunk_tokens: Label tokens per call of the LM head.
         attention: ``flex``, ``sdpa`` or ``eager``.
-        checkpointing: Blocks are recomputed in the backward pass.
+        checkpointing: Every so many-th block is recomputed in the backward pass; 0: none.
         dtype: Type of the computation.
         lora: LoRA settings; rank 0 trains the whole model.
         lora_rows: Ids of the tokens whose rows LoRA trains.
@@ -50,7 +52,7 @@ class TraceRequest:
     labels: int
     loss_chunk_tokens: int
     attention: str
-    checkpointing: bool
+    checkpointing: int
     dtype: torch.dtype
     lora: LoraConfig = _NO_LORA
     lora_rows: tuple[int, ...] = ()
@@ -89,6 +91,14 @@ def trace(hf_config: Any, request: TraceRequest) -> Trace:
         DiptychError: The model cannot run on the meta device, such as one with data-dependent shapes.
     """
     depth = hf_config.num_hidden_layers
+    if request.checkpointing > 1:  # what some blocks recompute and the others keep
+        every, none = (trace(hf_config, replace(request, checkpointing=value)) for value in (1, 0))
+        share = math.ceil(depth / request.checkpointing) / depth
+        mixed = {
+            name: int(share * getattr(every, name) + (1 - share) * getattr(none, name))
+            for name in ("kept", "products", "moved", "operators")
+        }
+        return replace(every, **mixed)
     if depth <= 3:
         return trace_network(_shallow(hf_config, depth, request), request)
     two, three = (trace_network(_shallow(hf_config, blocks, request), request) for blocks in (2, 3))
@@ -111,7 +121,7 @@ def _shallow(hf_config: Any, blocks: int, request: TraceRequest) -> BranchNetwor
     if request.lora.rank:
         add_lora(lm, request.lora, ids=request.lora_rows, seed=0)
     if request.checkpointing:
-        lm.activation_checkpointing_enable({"use_reentrant": False})
+        recompute_blocks(lm, request.checkpointing)
     return BranchNetwork(lm, request.loss_chunk_tokens).train()
 
 

@@ -46,6 +46,14 @@ def blocks(lm: nn.Module) -> list[nn.Module]:
     return [module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
+def recompute_blocks(lm: Any, every: int) -> None:
+    """Lets every ``every``-th block, from the first on, keep its input alone and compute the rest anew.
+
+    Reentrant checkpointing breaks ZeRO-3's gradient buckets (DeepSpeed issue 5321), so it is not on offer.
+    """
+    lm.activation_checkpointing_enable({"use_reentrant": False}, **({"every_n_layers": every} if every > 1 else {}))
+
+
 def compile_problem(setting: Literal["auto"] | bool, lm: Any, device: torch.device) -> str | None:
     """Why blocks are not compiled, or None if they are.
 

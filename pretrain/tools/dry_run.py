@@ -183,7 +183,7 @@ def _load_of_rank(parts: Parts, labels_per_row: int) -> Load:
             labels=max(1, micro * labels_per_row),
             loss_chunk_tokens=config.train.loss_chunk_tokens,
             attention=choose_attention(config.model, hf_config, device),
-            checkpointing=config.model.activation_checkpointing,
+            checkpointing=int(config.model.activation_checkpointing),
             dtype=parts.dtype,
             lora=config.model.lora,
             lora_rows=parts.lora_rows,

@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from pretrain.data.branches import Branches, View
-from pretrain.model.blocks import Shape, blocks, compile_blocks, compile_problem, shape
+from pretrain.model.blocks import Shape, blocks, compile_blocks, compile_problem, recompute_blocks, shape
 from pretrain.model.head_loss import LossHead
 from pretrain.model.network import BranchNetwork
 from pretrain.runtime.errors import DiptychError
@@ -59,6 +59,17 @@ def test_blocks_and_shape_of_a_model() -> None:
     largest = max(parameter.numel() for parameter in lm.parameters())
     total = sum(parameter.numel() for parameter in lm.parameters())
     assert shape(lm) == Shape(total, expected, largest)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [True, True]), (2, [True, False])])
+def test_every_nth_block_is_recomputed(every: int, expected: list[bool]) -> None:
+    lm = tiny_llama().train()
+    recompute_blocks(lm, every)
+    calls = [0] * len(expected)
+    for number, block in enumerate(blocks(lm)):
+        block.register_forward_pre_hook(lambda *_, number=number: calls.__setitem__(number, calls[number] + 1))
+    lm(torch.tensor([[5, 6, 7]])).logits.sum().backward()
+    assert [count == 2 for count in calls] == expected
 
 
 def test_why_blocks_are_not_compiled() -> None:

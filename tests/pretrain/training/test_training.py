@@ -175,6 +175,7 @@ def two(start: Callable[[str, int], Start]) -> Start:
     two.add("gpt2", GPT2)
     two.add("bfloat16", {"train.precision": "bfloat16"})
     two.add("recomputed", {"model.activation_checkpointing": True})
+    two.add("recomputed by halves", {"model.activation_checkpointing": 2})
     two.add("chunks", {"train.loss_chunk_tokens": 16})
     two.add("gathered", GATHERED)
     two.add("gathered and recomputed", GATHERED | {"model.activation_checkpointing": True})
@@ -291,6 +292,7 @@ def test_rows_that_do_not_divide_among_ranks_give_the_same_curve(one: Start, thr
     ("name", "tolerance"),
     [
         ("recomputed", 1e-6),
+        ("recomputed by halves", 1e-6),
         ("chunks", 1e-5),
         ("gathered", 1e-6),
         ("gathered and recomputed", 1e-6),
