@@ -19,7 +19,7 @@ def data_notes(config: Config, corpus: Corpus) -> Iterator[str]:
         yield f"note: the tokenizer had no {' '.join(added)}: added, with embeddings to be trained"
     counts = corpus.manifest["splits"]["train"]
     if cut := counts["first_truncated"] + counts["second_truncated"]:
-        yield f"note: {cut:,} views were longer than data.max_view_tokens and were cut"
+        yield f"note: {cut:,} views are longer than data.max_view_tokens or a row allows, and were cut"
 
 
 def introduction(parts: Parts, prober: Prober | None, resumed_from: Path | None) -> Iterator[str]:
