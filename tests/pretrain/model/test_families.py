@@ -23,7 +23,7 @@ from finetune.config import FinetuneConfig
 from finetune.generate import generate
 from finetune.prompts import Frame, make_frame
 from finetune.training import FinetuneRun
-from pretrain.checkpoint import export
+from pretrain.commands import export
 from pretrain.config.loading import load_config
 from pretrain.config.model import ModelConfig, TokenizerConfig
 from pretrain.data.branches import IGNORE, Branches, View
