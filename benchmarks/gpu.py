@@ -261,9 +261,7 @@ def run_resume(overrides: list[str]) -> dict[str, Any]:
     more = ["train.steps=6", "checkpoint.every=4", "logging.profile=null"]
     straight, resumed = folder / "straight", folder / "resumed"
     pretrain(load_config(None, [*overrides, *more, f"run.folder={straight}"]), ranks)
-    resume = f"run.resume={straight / 'checkpoints' / 'step-00000004'}"
-    if not (straight / "checkpoints" / "step-00000004").exists():
-        resume = f"run.resume={sorted((straight / 'checkpoints').iterdir())[0]}"
+    resume = f"run.resume={straight / 'checkpoints' / 'step_00000004'}"
     pretrain(load_config(None, [*overrides, *more, f"run.folder={resumed}", resume]), ranks)
     first, second = losses(straight), losses(resumed)
     return {"equal": all(first[step] == second[step] for step in (5, 6)), "losses": [first[6], second[6]]}
