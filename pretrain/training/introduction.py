@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
+
+import torch
 
 from pretrain.config.sections import Config
 from pretrain.data.corpus import Corpus
 from pretrain.data.tokenizer import load
 from pretrain.engine.learning_rate import warmup_notes
+from pretrain.model.blocks import compile_problem
 from pretrain.probing.prober import Prober
 from pretrain.training.assemble import Parts
 from pretrain.training.run_schedule import mixture_lines
@@ -22,7 +26,13 @@ def data_notes(config: Config, corpus: Corpus) -> Iterator[str]:
         yield f"note: {cut:,} views are longer than data.max_view_tokens or a row allows, and were cut"
 
 
-def introduction(parts: Parts, prober: Prober | None, resumed_from: Path | None) -> Iterator[str]:
+def compile_note(setting: Literal["auto"] | bool, lm: Any, device: torch.device) -> Iterator[str]:
+    """Why a GPU's blocks are not compiled, if ``model.compile`` left it open."""
+    if setting == "auto" and device.type == "cuda" and (why := compile_problem(setting, lm, device)):
+        yield f"note: blocks are not compiled ({why}), which takes more time and memory"
+
+
+def introduction(parts: Parts, prober: Prober | None, resumed_from: Path | None, lm: Any) -> Iterator[str]:
     """Lines on model size, data, ranks, and notes on settings that may surprise."""
     config, corpus, schedule = parts.config, parts.corpus, parts.schedule
     plan = schedule.plan(0)
@@ -45,6 +55,7 @@ def introduction(parts: Parts, prober: Prober | None, resumed_from: Path | None)
         f"{str(parts.dtype).removeprefix('torch.')}, accumulation {schedule.accumulation}; "
         f"run folder {config.run.folder}" + (f"; resumed from {resumed_from}" if resumed_from else "")
     )
+    yield from compile_note(config.model.compile, lm, parts.ranks.device)
     yield from warmup_notes(config, parts.num_steps)
     if schedule.empty_share:
         yield (

@@ -150,7 +150,7 @@ class Run:
         self.profiler = StepProfiler(config.logging.profile, config.run.folder / "profile", ranks)
         self.watchdog = Watchdog(config.run.folder / "traces", ranks.rank, config.train.hang_minutes)
         self.ledger = open_ledger(config.run.folder / "ledger", first, ranks) if config.logging.ledger else None
-        for line in (*found.lines, *introduction(self.parts, self.prober, self.checkpoint)):
+        for line in (*found.lines, *introduction(self.parts, self.prober, self.checkpoint, self.engine.module.lm)):
             self.monitor.say(line)
         self.schedule.start_from(self.cursor)
         return first

@@ -13,6 +13,7 @@ from pretrain.model.blocks import Shape, blocks, compile_blocks, compile_problem
 from pretrain.model.head_loss import LossHead
 from pretrain.model.network import BranchNetwork
 from pretrain.runtime.errors import DiptychError
+from pretrain.training.introduction import compile_note
 from tests.support.tiny import BOS, EOS, PREDICTORS, batch_of, tiny_llama
 
 
@@ -115,3 +116,12 @@ def test_compiled_blocks_compute_what_they_did_and_share_their_code(every: int) 
     with torch.no_grad():
         BranchNetwork(lm)(batch)
     assert counters["stats"]["unique_graphs"] == 1  # evaluation is not compiled
+
+
+def test_a_gpu_run_says_why_its_blocks_are_not_compiled() -> None:
+    lm = tiny_llama()
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert not [*compile_note("auto", lm, cuda), *compile_note(False, lm, cuda), *compile_note("auto", lm, cpu)]
+    lm.model.layers = nn.ModuleList()
+    (note,) = compile_note("auto", lm, cuda)
+    assert note.startswith("note: blocks are not compiled (model.compile: 'llama' has no blocks that are known)")
