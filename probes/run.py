@@ -144,7 +144,7 @@ class ProbingRun:
             self.measured.encoded[name, place] = encoded
             for note in encoded.notes:
                 self.attempts.say(f"note: {note}")
-        return model.facts(name, twin_of) if any(system == name for system, _ in self.measured.encoded) else None
+        return model.describe(name, twin_of) if any(system == name for system, _ in self.measured.encoded) else None
 
     @property
     def _pairs_name(self) -> str:

@@ -89,7 +89,7 @@ class ProbedModel:
         device: torch.device = self.base.get_input_embeddings().weight.device
         return device
 
-    def facts(self, name: str, random_twin_of: str | None = None) -> ModelFacts:
+    def describe(self, name: str, random_twin_of: str | None = None) -> ModelFacts:
         """The model as the report names it."""
         return ModelFacts(
             name=name,

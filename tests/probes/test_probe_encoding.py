@@ -446,7 +446,7 @@ def test_random_twin(folders: Path, tokenizer: Tokenizer, llama: ProbedModel) ->
         == open_model(folder, predictors=2).twin_key
     )
     assert len({first.fingerprint, other.fingerprint, llama.fingerprint}) == 3
-    facts = first.facts("twin", "llama")
+    facts = first.describe("twin", "llama")
     assert (facts.random_twin_of, facts.parameters, facts.layers) == ("llama", llama.parameters, llama.layers)
     assert first.name == "llama (random weights)"
 

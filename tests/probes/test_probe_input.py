@@ -73,7 +73,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_encoder_is_read_as_its_tokenizer_was_made_to(bert: Path) -> None:
     model = open_model(bert)
     assert (model.prefix, model.suffix) == ((2,), (3,))
-    assert (model.facts("bert").prefix, model.facts("bert").suffix) == (("[CLS]",), ("[SEP]",))
+    assert (model.describe("bert").prefix, model.describe("bert").suffix) == (("[CLS]",), ("[SEP]",))
     assert not model.mode.causal and model.mode.longest_packed > 40  # several texts in a row
     assert model.poolings == ("last", "mean", "cls")
     assert model.notes == ("embeddings resized from 15 to 17, the new ones untrained: <s> </s>",)
