@@ -51,7 +51,7 @@ def recompute_blocks(lm: Any, every: int) -> None:
 
     Reentrant checkpointing breaks ZeRO-3's gradient buckets (DeepSpeed issue 5321), so it is not on offer.
     """
-    lm.activation_checkpointing_enable({"use_reentrant": False}, **({"every_n_layers": every} if every > 1 else {}))
+    lm.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=every)
 
 
 def compile_problem(setting: Literal["auto"] | bool, lm: Any, device: torch.device) -> str | None:
