@@ -104,6 +104,7 @@ def _learned(report: Report, sets: Sequence[SetFacts], names: Sequence[str], wha
         return [f"{_subject(learned, names)} learned {what}: significantly above {floor} ({size})."]
     if beside_majority:
         floor += f"{',' * (seeds > 1)} and the most frequent class"
+        size += " from random weights"
     if not any(verdicts):
         nobody = _subject(learned, names, none=True)
         return [f"{nobody} shown to have learned {what}: not significantly above {floor} ({size})."]

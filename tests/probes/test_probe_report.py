@@ -214,7 +214,7 @@ def test_the_first_lines_are_plain() -> None:
     )
     assert found.headline == (
         "`mixed` is not shown to have learned sentiment: not significantly above random weights of the same "
-        "architecture and the most frequent class (difference of 10.0 points).",
+        "architecture and the most frequent class (difference of 10.0 points from random weights).",
         "Of 2 comparisons TF-IDF words beat a model in 1 (by 9.0 points), are beaten in 1 (by 10.0 points).",
     )
 
